@@ -1,0 +1,72 @@
+/**
+ * Three projects: "cpu" runs every plain `*.test.ts` once; the suites that need a device, `*.gpu.test.ts`, run on
+ * "swiftshader" and, where this machine has an adapter of its own, on "system". Their processes are started with the
+ * driver's environment, one process a driver so that all files share a device.
+ */
+import { spawnSync } from "node:child_process";
+import { defineConfig } from "vitest/config";
+import { findBundle, swiftShaderEnvironment, unpackSwiftShader } from "./cli/swiftshader.ts";
+
+const gpuTests = "test/**/*.gpu.test.ts";
+
+/** The name of the adapter that a plain process gets here. */
+function systemAdapter(): string | undefined {
+  const program = `
+    const { create } = await import("webgpu");
+    const gpu = create([]);
+    const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+    if (adapter) console.log(adapter.info.device || adapter.info.description);`;
+  const probe = spawnSync(process.execPath, ["--input-type=module", "-e", program], {
+    cwd: import.meta.dirname,
+    encoding: "utf8",
+  });
+  return probe.status === 0 ? probe.stdout.trim() || undefined : undefined;
+}
+
+function gpuProject(name: string, groupOrder: number, env: Record<string, string>) {
+  return {
+    extends: true as const,
+    test: {
+      name,
+      include: [gpuTests],
+      env,
+      isolate: false,
+      maxWorkers: 1,
+      sequence: { groupOrder },
+      testTimeout: 120_000,
+      hookTimeout: 120_000,
+    },
+  };
+}
+
+const cpu = {
+  extends: true as const,
+  test: {
+    name: "cpu",
+    globalSetup: ["test/build.ts"],
+    include: ["test/**/*.test.ts"],
+    exclude: [gpuTests],
+    sequence: { groupOrder: 0 },
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+  },
+};
+
+const bundle = findBundle();
+const system = systemAdapter();
+const projects = [cpu, ...(bundle ? [gpuProject("swiftshader", 1, softwareEnvironment(bundle))] : [])];
+if (system !== undefined) projects.push(gpuProject("system", 2, { PHI_ADAPTER: process.env.PHI_ADAPTER ?? "" }));
+
+function softwareEnvironment(found: NonNullable<ReturnType<typeof findBundle>>): Record<string, string> {
+  return { ...swiftShaderEnvironment(unpackSwiftShader(found).folder), PHI_ADAPTER: "swiftshader" };
+}
+
+const skipped: string[] = [];
+if (bundle === undefined) skipped.push("swiftshader (@sparticuz/chromium is not installed, or not for this system)");
+if (system === undefined)
+  skipped.push("system (no WebGPU adapter answers here: no GPU, and no Mesa lavapipe 24 or newer)");
+for (const line of skipped) console.warn(`\n*** NOT TESTED on driver ${line} ***\n`);
+
+export default defineConfig({
+  test: { pool: "forks", projects },
+});
