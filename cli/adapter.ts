@@ -62,7 +62,7 @@ export async function listAdapters(): Promise<readonly ListedAdapter[]> {
 const defaultBackends: Readonly<Record<string, string>> = { darwin: "metal", win32: "d3d12" };
 
 /** What to install where no adapter was found, for this operating system. */
-function installAdvice(): readonly string[] {
+export function installAdvice(): readonly string[] {
   if (process.platform === "darwin") return ["WebGPU needs Metal: macOS 12 or newer, not in a virtual machine."];
   if (process.platform === "win32") return ["Install or update the graphics driver: WebGPU needs Direct3D 12."];
   return [
@@ -121,13 +121,18 @@ export async function openAdapter(options: { readonly adapter?: string } = {}): 
   const listed = await listAdapters();
   const part = wanted.toLowerCase();
   const match = listed.find(({ backend, name }) => backend.toLowerCase() === part || name.toLowerCase().includes(part));
-  const opened = match && (await open(create, [`backend=${match.backend}`, `adapter=${match.name}`], match.backend));
+  const opened = match && (await openListed(match));
   if (opened !== undefined) return opened;
   const names = listed.map(({ backend, name }) => `${name} (${backend})`);
   if (findBundle() !== undefined && !hasSwiftShaderEnvironment()) names.push("swiftshader");
   throw new PhiError("machine", `adapter: expected one of this machine's, got "${printable(wanted)}"`, [
     `There is: ${[...names, "null"].map(printable).join(", ")}.`,
   ]);
+}
+
+/** Opens one of `listAdapters`; undefined where it does not answer. */
+export async function openListed({ backend, name }: ListedAdapter): Promise<OpenedAdapter | undefined> {
+  return open(await loadDawn(), [`backend=${backend}`, `adapter=${name}`], backend);
 }
 
 async function open(create: CreateGpu, flags: readonly string[], backend: string): Promise<OpenedAdapter | undefined> {

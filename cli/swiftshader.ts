@@ -170,7 +170,8 @@ export async function restartWithSwiftShader(bundle: Bundle): Promise<void> {
   });
   const handOn = (signal: NodeJS.Signals) => void child.kill(signal);
   const signals: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
-  for (const signal of signals) process.on(signal, handOn);
+  // This process only waits from here on: its own way to end on a signal is taken away.
+  for (const signal of signals) process.removeAllListeners(signal).on(signal, handOn);
   const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
     child.on("error", reject);
     child.on("exit", (code, signal) => resolve([code, signal]));

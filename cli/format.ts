@@ -1,0 +1,19 @@
+/** Numbers as people read them. */
+
+/** `134217728` → `128 MiB`. */
+export function formatBytes(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${Number.isInteger(value) || unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** JSON on one line, safe on a terminal: C1 controls are escaped like C0 ones. */
+export function jsonLine(value: unknown): string {
+  const text = JSON.stringify(value);
+  return `${text.replace(/[\u007f-\u009f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`)}\n`;
+}

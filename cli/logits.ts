@@ -1,0 +1,76 @@
+/** `phi logits`: the logits of every position, as a safetensors file. */
+import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { PhiError, printable } from "../engine/index.ts";
+import { openAdapterOrRestart } from "./adapter.ts";
+import { openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkIds } from "./options.ts";
+
+/** Options of `phi logits`. */
+export interface LogitsOptions extends RunOptions {
+  readonly ids: readonly number[];
+  readonly output: string;
+}
+
+/**
+ * Writes the tensor `logits`, F32 [ids, vocabulary], to `output`: beside it first, and renamed when it is whole.
+ */
+export async function logits(options: LogitsOptions, signal: AbortSignal): Promise<void> {
+  const folder = await openModelFolder(options.model);
+  const adapter = await openAdapterOrRestart(options.adapter);
+  if (adapter === undefined) return;
+  const opened = await openModel(folder, adapter, options, "none", signal);
+  const partial = `${options.output}.${process.pid}.incomplete`;
+  let file: FileHandle | undefined;
+  try {
+    const { model } = opened;
+    checkIds("--ids", options.ids, model.vocabularySize);
+    if (options.ids.length > model.context) {
+      throw new PhiError("usage", `prompt is ${options.ids.length} tokens, context is ${model.context}`);
+    }
+    file = await writing(options.output, () => open(partial, "wx"));
+    const header = safetensorsHeader(options.ids.length, model.vocabularySize);
+    await writing(options.output, () => writeAll(file, header, 0));
+    for await (const { firstPosition, values } of model.logits(options.ids, { signal })) {
+      const bytes = Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+      const offset = header.length + firstPosition * model.vocabularySize * 4;
+      await writing(options.output, () => writeAll(file, bytes, offset));
+    }
+    await writing(options.output, async () => {
+      await file?.close();
+      await rename(partial, options.output);
+    });
+    file = undefined;
+  } finally {
+    await file?.close().catch(() => {});
+    if (file !== undefined) await rm(partial, { force: true });
+    await opened.dispose();
+  }
+}
+
+/** The head of a safetensors file with the one tensor `logits`, F32 [rows, columns]: its length, then JSON. */
+export function safetensorsHeader(rows: number, columns: number): Buffer {
+  const tensor = { dtype: "F32", shape: [rows, columns], data_offsets: [0, rows * columns * 4] };
+  const json = JSON.stringify({ logits: tensor });
+  const padded = json.padEnd(Math.ceil(json.length / 8) * 8);
+  const header = Buffer.alloc(8 + padded.length);
+  header.writeBigUInt64LE(BigInt(padded.length));
+  header.write(padded, 8, "ascii");
+  return header;
+}
+
+/** One `write` may take less than it was given. */
+async function writeAll(file: FileHandle | undefined, bytes: Buffer, offset: number): Promise<void> {
+  for (let done = 0; file !== undefined && done < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, offset + done);
+    done += bytesWritten;
+  }
+}
+
+async function writing<T>(name: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new PhiError("io", `${printable(name)}: cannot be written: ${printable(reason)}`);
+  }
+}

@@ -1,0 +1,30 @@
+/** Facts about this package, found from where its compiled code lies. */
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The folder of package.json, above this file (`dist/cli` when built, `cli` in the tests). */
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, "package.json"))) folder = dirname(folder);
+  return folder;
+}
+
+/** The bundled phi-tiny checkpoint, the model when none is named. */
+export function bundledModel(): string {
+  return join(packageRoot(), "models", "phi-tiny");
+}
+
+function versionIn(file: string): string {
+  return String((JSON.parse(readFileSync(file, "utf8")) as { version?: unknown }).version);
+}
+
+/** One line for `--version`: this package, Node, Dawn's package and the system. */
+export function versionLine(): string {
+  const require = createRequire(import.meta.url);
+  const dawn = join(dirname(require.resolve("webgpu")), "package.json");
+  const system = `${process.platform}-${process.arch}`;
+  const version = versionIn(join(packageRoot(), "package.json"));
+  return `phi ${version} (webgpu ${versionIn(dawn)}, Node ${process.versions.node}, ${system})`;
+}

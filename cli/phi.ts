@@ -1,0 +1,177 @@
+#!/usr/bin/env node
+/** The executable `phi`. Commands are imported when they run, so that help and usage errors come at once. */
+import { Command, CommanderError, Option } from "commander";
+import { exitCodes, printable } from "../engine/errors.ts";
+import {
+  choiceOption,
+  idsOption,
+  integerOption,
+  logitBiasOption,
+  numberOption,
+  seedOption,
+  stopOption,
+} from "./options.ts";
+import { versionLine } from "./package.ts";
+import { reportFailure, watchProcess } from "./process.ts";
+
+const mostTokens = 2 ** 31 - 1;
+
+function withModel(command: Command): Command {
+  return command
+    .option("-m, --model <dir>", "checkpoint folder (default: the bundled phi-tiny)")
+    .option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)");
+}
+
+function withRun(command: Command, kv: "f16" | "f32"): Command {
+  return withModel(command)
+    .addOption(
+      new Option("--kv <type>", "type of the key-value cache: f32 or f16")
+        .default(kv)
+        .argParser(choiceOption("--kv", ["f16", "f32"])),
+    )
+    .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens));
+}
+
+function examples(command: Command, lines: readonly string[]): Command {
+  return command.addHelpText("after", `\nExamples:\n${lines.map((line) => `  $ ${line}\n`).join("")}`);
+}
+
+function program(signal: AbortSignal): Command {
+  const phi = new Command("phi")
+    .description("Microsoft's Phi language models on WebGPU")
+    .version(versionLine(), "-V, --version", "versions of phi and of what it stands on")
+    .helpCommand(true)
+    .addHelpText("after", "\nA prompt alone is continued: phi generate --help lists the options of that.");
+
+  examples(phi, ['phi "Once upon a time"', "phi -m ./phi-2 -n 100 < prompt.txt"]);
+
+  const generate = withRun(phi.command("generate", { isDefault: true }), "f16")
+    .description("continue a prompt (the default command)")
+    .argument("[prompt]", "the text to continue; read from stdin when there is none and stdin is no terminal")
+    .option("-n, --max-tokens <n>", "at most this many new tokens", integerOption("--max-tokens", 0, mostTokens), 256)
+    .option(
+      "--temperature <t>",
+      "0 takes the likeliest token (default: generation_config.json, else 0)",
+      numberOption("--temperature", { from: 0 }),
+    )
+    .option("--top-k <k>", "draw from the k likeliest tokens; 0 is off", integerOption("--top-k", 0, mostTokens))
+    .option(
+      "--top-p <p>",
+      "draw from the likeliest tokens that make up p; 0 keeps one",
+      numberOption("--top-p", { from: 0, to: 1 }),
+    )
+    .option("--min-p <p>", "drop tokens below p times the likeliest one's", numberOption("--min-p", { from: 0, to: 1 }))
+    .option(
+      "--repeat-penalty <r>",
+      "divide what was said already by r; 1 is off",
+      numberOption("--repeat-penalty", { from: 0, above: true }),
+    )
+    .option(
+      "--presence-penalty <a>",
+      "subtract a from the logits of new tokens said already",
+      numberOption("--presence-penalty", { from: Number.NEGATIVE_INFINITY }),
+    )
+    .option(
+      "--frequency-penalty <a>",
+      "subtract a for each time that they were said",
+      numberOption("--frequency-penalty", { from: Number.NEGATIVE_INFINITY }),
+    )
+    .option(
+      "--logit-bias <id=value>",
+      "add to a token's logit (repeatable)",
+      logitBiasOption,
+      new Map<number, number>(),
+    )
+    .option("--seed <n>", "of the random draws; printed on stderr when chosen for you", seedOption)
+    .option("--stop <text>", "end before this text (repeatable)", stopOption, [])
+    .option("--ids <ids>", "token ids 1,2,3 in place of the prompt; needs no tokenizer", idsOption)
+    .option("--ignore-eos", "go on after an end-of-sequence token")
+    .addOption(new Option("--raw", "the prompt is plain text (the default)").conflicts("chat"))
+    .option("--chat", "the prompt is a user's message in the model's chat template")
+    .option("--lossy", "replace invalid UTF-8 on stdin")
+    .option("--raw-output", "control characters go to the terminal as they are")
+    .option("--stats", "times, rates and memory on stderr")
+    .option("--json", "print { text, token_ids, finish_reason, stats } in place of the text")
+    .option("--explain", "print the plan of dispatches and stop")
+    .option("--debug", "a stack trace with every error")
+    .action(async (prompt: string | undefined, options) => {
+      const { generate } = await import("./generate.ts");
+      await generate(prompt, options, signal);
+    });
+  examples(generate, [
+    'phi "Once upon a time"',
+    'phi -m ./phi-4 --chat -n 200 --temperature 0.7 --seed 1 "Why is the sky blue?"',
+    "phi -m ./phi-2 --stop '\\n\\n' < prompt.txt",
+    "phi --ids 593,592,260,349 --json",
+  ]);
+
+  const logits = withRun(phi.command("logits"), "f32")
+    .description("write the logits of every position as a safetensors file")
+    .requiredOption("--ids <ids>", "the input: token ids 1,2,3", idsOption)
+    .requiredOption("-o, --output <file>", "where to write: tensor logits, F32 [tokens, vocabulary]")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { logits } = await import("./logits.ts");
+      await logits(options, signal);
+    });
+  examples(logits, ["phi logits --ids 593,592,260 -o logits.safetensors"]);
+
+  const devices = phi
+    .command("devices")
+    .description("list the adapters of this machine")
+    .option("--json", "print a JSON array")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { devices } = await import("./devices.ts");
+      await devices(options);
+    });
+  examples(devices, ["phi devices", 'phi --adapter nvidia "Once upon a time"']);
+
+  const tokenize = phi
+    .command("tokenize")
+    .description("text on stdin to a JSON array of token ids")
+    .option("-m, --model <dir>", "folder with the tokenizer's files (default: the bundled phi-tiny)")
+    .option("--special", "add the special tokens that the tokenizer puts around a text")
+    .option("--chat", "stdin is a JSON array of messages { role, content }; their template is rendered first")
+    .option("--lossy", "replace invalid UTF-8 on stdin")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { tokenize } = await import("./tokenize.ts");
+      await tokenize(options, signal);
+    });
+  examples(tokenize, ["echo -n 'Once upon a time' | phi tokenize"]);
+
+  const detokenize = phi
+    .command("detokenize")
+    .description("a JSON array of token ids on stdin to text")
+    .option("-m, --model <dir>", "folder with the tokenizer's files (default: the bundled phi-tiny)")
+    .option("--skip-special", "leave special tokens out")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { detokenize } = await import("./tokenize.ts");
+      await detokenize(options, signal);
+    });
+  examples(detokenize, ["echo '[593,592,260,349]' | phi detokenize"]);
+
+  const outputError = (text: string, write: (text: string) => void) =>
+    write(`${text.trimEnd().split("\n").map(printable).join("\n")}\n`);
+  for (const command of [phi, ...phi.commands]) command.exitOverride().configureOutput({ outputError });
+  return phi;
+}
+
+async function main(): Promise<void> {
+  const debug = process.argv.includes("--debug");
+  const signal = watchProcess(debug);
+  try {
+    await program(signal).parseAsync();
+  } catch (error) {
+    if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exitCodes.usage;
+    // After a signal the failure is only its echo, and the exit code is set.
+    else if (!signal.aborted) process.exitCode = reportFailure(error, debug);
+  }
+  // All text is out before the process ends, whatever Dawn's threads still hold.
+  await new Promise((resolve) => process.stdout.write("", resolve));
+  process.exit();
+}
+
+await main();

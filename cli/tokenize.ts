@@ -1,0 +1,80 @@
+/** `phi tokenize` and `phi detokenize`: a tokenizer without its model. */
+import { PhiError } from "../engine/index.ts";
+import type { ChatMessage } from "../tokenizer/index.ts";
+import { readText } from "./input.ts";
+import { noTokenizer, openModelFolder, openTokenizer } from "./model.ts";
+import { print, printUntrusted } from "./output.ts";
+
+/** Options of `phi tokenize`. */
+export interface TokenizeOptions {
+  readonly model?: string;
+  readonly special?: boolean;
+  readonly chat?: boolean;
+  readonly lossy?: boolean;
+}
+
+async function tokenizerOf(model: string | undefined) {
+  const folder = await openModelFolder(model);
+  const tokenizer = await openTokenizer(folder);
+  if (tokenizer === undefined) throw noTokenizer(folder);
+  return tokenizer;
+}
+
+/** stdin → a JSON array of ids on stdout. */
+export async function tokenize(options: TokenizeOptions, signal: AbortSignal): Promise<void> {
+  const tokenizer = await tokenizerOf(options.model);
+  const text = await readText(process.stdin, options.lossy ?? false, signal);
+  signal.throwIfAborted();
+  const ids = options.chat
+    ? tokenizer.encodeChat(chatMessages(parseStdin(text)), { addGenerationPrompt: true })
+    : tokenizer.encode(text, { addSpecialTokens: options.special ?? false });
+  await print(`${JSON.stringify(ids)}\n`);
+}
+
+/** A JSON array of ids on stdin → their text on stdout, with nothing added. */
+export async function detokenize(
+  options: { readonly model?: string; readonly skipSpecial?: boolean },
+  signal: AbortSignal,
+): Promise<void> {
+  const tokenizer = await tokenizerOf(options.model);
+  const text = await readText(process.stdin, false, signal);
+  signal.throwIfAborted();
+  const ids = tokenIds(parseStdin(text));
+  await printUntrusted(tokenizer.decode(ids, { skipSpecialTokens: options.skipSpecial ?? false }));
+}
+
+function parseStdin(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new PhiError("usage", `stdin: expected JSON, got ${reason.replace(/\s+/g, " ")}`);
+  }
+}
+
+function tokenIds(value: unknown): readonly number[] {
+  if (!Array.isArray(value)) throw new PhiError("usage", "stdin: expected a JSON array of token ids");
+  for (const [index, id] of value.entries()) {
+    if (!Number.isInteger(id) || id < 0 || id >= 2 ** 32) {
+      throw new PhiError("usage", `stdin: [${index}]: expected a token id, got ${JSON.stringify(id)}`);
+    }
+  }
+  return value;
+}
+
+/** Messages as they came, once each is an object with a role. What else a template reads is left in. */
+function chatMessages(value: unknown): readonly ChatMessage[] {
+  if (!Array.isArray(value)) throw new PhiError("usage", "stdin: expected a JSON array of messages { role, content }");
+  for (const [index, message] of value.entries()) {
+    const where = `stdin: [${index}]`;
+    if (typeof message !== "object" || message === null || Array.isArray(message)) {
+      throw new PhiError("usage", `${where}: expected an object { role, content }, got ${JSON.stringify(message)}`);
+    }
+    for (const field of ["role", "content"]) {
+      if (typeof message[field] !== "string") {
+        throw new PhiError("usage", `${where}.${field}: expected a string, got ${JSON.stringify(message[field])}`);
+      }
+    }
+  }
+  return value;
+}
