@@ -3,7 +3,7 @@ import { execFile } from "node:child_process";
 import { rm } from "node:fs/promises";
 import { promisify } from "node:util";
 import { PhiError } from "../engine/errors.ts";
-import { installAdvice, listAdapters, openListed } from "./adapter.ts";
+import { installAdvice, listAdapters, openAdapter, openListed } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { print } from "./output.ts";
 import {
@@ -104,4 +104,19 @@ function block(report: DeviceReport): string {
     ["features", features.join(" ")],
   ];
   return `${report.name}\n${rows.map(([key = "", value]) => `  ${key.padEnd(10)} ${value}\n`).join("")}`;
+}
+
+/** One line for `--version`: the adapter that a plain start takes here. */
+export async function adapterLine(): Promise<string> {
+  const bundled = findBundle() === undefined ? "none" : "swiftshader (bundled)";
+  if (process.platform === "linux" && !hasVulkanManifest()) return `adapter: ${bundled}`;
+  try {
+    const { adapter, name, backend, release } = await openAdapter();
+    const driver = adapter.info.description;
+    release();
+    return `adapter: ${name} (${[backend, driver].filter((part) => part !== "").join(", ")})`;
+  } catch (error) {
+    if (!(error instanceof PhiError)) throw error;
+    return `adapter: ${bundled}`;
+  }
 }

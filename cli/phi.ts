@@ -11,6 +11,7 @@ import {
   seedOption,
   stopOption,
 } from "./options.ts";
+import { print } from "./output.ts";
 import { versionLine } from "./package.ts";
 import { reportFailure, watchProcess } from "./process.ts";
 
@@ -39,7 +40,7 @@ function examples(command: Command, lines: readonly string[]): Command {
 function program(signal: AbortSignal): Command {
   const phi = new Command("phi")
     .description("Microsoft's Phi language models on WebGPU")
-    .version(versionLine(), "-V, --version", "versions of phi and of what it stands on")
+    .option("-V, --version", "versions of phi and of what it stands on, and the adapter it takes here")
     .helpCommand(true)
     .addHelpText("after", "\nA prompt alone is continued: phi generate --help lists the options of that.");
 
@@ -163,7 +164,11 @@ async function main(): Promise<void> {
   const debug = process.argv.includes("--debug");
   const signal = watchProcess(debug);
   try {
-    await program(signal).parseAsync();
+    const [first, ...rest] = process.argv.slice(2);
+    if (rest.length === 0 && (first === "-V" || first === "--version")) {
+      const { adapterLine } = await import("./devices.ts");
+      await print(`${versionLine()}\n${await adapterLine()}\n`);
+    } else await program(signal).parseAsync();
   } catch (error) {
     if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exitCodes.usage;
     // After a signal the failure is only its echo, and the exit code is set.

@@ -22,8 +22,10 @@ describe("help and usage errors", () => {
     },
   );
 
-  test("--version", async () => {
-    expect((await phi(["--version"])).stdout).toMatch(/^phi \d+\.\d+\.\d+ \(webgpu \d.*, Node .*\)\n$/);
+  test("--version, with the adapter", async () => {
+    const { stdout, code } = await phi(["--version"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^phi \d+\.\d+\.\d+ \(webgpu \d.*, Node .*\)\nadapter: .+\n$/);
   });
 
   test.each([
