@@ -59,17 +59,17 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
   const pool = filePool(folder);
   try {
     const tensors = new Map<string, TensorInfo>();
-    const holders = new Map<string, string>();
+    const others = new Map<string, string>();
     const unlisted: string[] = [];
     for (const file of weights.files) {
       const header = await pool.use(file, readSafetensorsHeader);
       for (const [name, info] of header.tensors) {
-        const other = holders.get(name);
+        const other = tensors.get(name)?.file ?? others.get(name);
         if (other !== undefined) refuseTwice(name, other, file);
-        holders.set(name, file);
         const mapped = weights.map ? weights.map.get(name) : file;
         if (mapped === file) tensors.set(name, info);
-        else if (mapped === undefined) unlisted.push(name);
+        else others.set(name, file);
+        if (mapped === undefined) unlisted.push(name);
       }
     }
     if (weights.map) refuseAbsent(weights.map, tensors);
@@ -129,9 +129,9 @@ interface Weights {
 
 async function findWeights(folder: Folder, files: readonly string[]): Promise<Weights> {
   const indexText = await readWhole(folder, indexFile, maxIndexBytes);
+  const map = indexText && readIndex(indexText);
   const hasSingle = await exists(folder, singleFile);
-  if (indexText) {
-    const map = readIndex(indexText);
+  if (map) {
     const shards = [...new Set(map.values())].sort();
     if (shards.length > maxShards) {
       throw new PhiError("checkpoint", `${indexFile}: expected at most ${maxShards} files, got ${shards.length}`);

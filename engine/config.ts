@@ -177,3 +177,55 @@ function rangeText({ min, above, max }: Range): string {
   const high = max !== undefined ? ` up to ${max}` : "";
   return low + high;
 }
+
+/** What a checkpoint says about how its text is to be generated; absent fields are the caller's to default. */
+export interface GenerationDefaults {
+  readonly bosId: number | undefined;
+  /** Tokens that end the text; may be empty. */
+  readonly eosIds: readonly number[];
+  /** False: greedy, and the fields below do not apply. */
+  readonly doSample: boolean;
+  readonly temperature?: number;
+  /** 0 is off. */
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
+  /** What was read and is not followed, one line each. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Reads the generation settings: generation_config.json first, as transformers does, then config.json for the ids of
+ * BOS and EOS. Throws a PhiError "checkpoint" for a value that a command line option would not accept either.
+ */
+export function readGenerationDefaults(
+  config: ConfigReader,
+  generation: ConfigReader | undefined,
+  vocabularySize: number,
+): GenerationDefaults {
+  const ids = { min: 0, max: vocabularySize - 1 };
+  const [bosId] = (generation?.has("bos_token_id") ? generation : config).integers("bos_token_id", ids);
+  const eosIds = (generation?.has("eos_token_id") ? generation : config).integers("eos_token_id", ids);
+  if (!generation) return { bosId, eosIds, doSample: false, notes: [] };
+
+  const doSample = generation.boolean("do_sample", false);
+  const sampling = {
+    ...(generation.has("temperature") && { temperature: generation.number("temperature", { min: 0 }) }),
+    ...(generation.has("top_k") && { topK: generation.integer("top_k", { min: 0, max: 2 ** 31 - 1 }) }),
+    ...(generation.has("top_p") && { topP: generation.number("top_p", { min: 0, max: 1 }) }),
+    ...(generation.has("min_p") && { minP: generation.number("min_p", { min: 0, max: 1 }) }),
+    ...(generation.has("repetition_penalty") && {
+      repetitionPenalty: generation.number("repetition_penalty", { above: 0 }),
+    }),
+  };
+  const notes: string[] = [];
+  const { file } = generation;
+  if (!doSample && sampling.temperature !== undefined && sampling.temperature !== 1) {
+    notes.push(`${file}: "temperature" ${sampling.temperature} is not followed: "do_sample" is not true`);
+  }
+  if (doSample && sampling.temperature === 0) notes.push(`${file}: "do_sample" is not followed: "temperature" is 0`);
+  const beams = generation.integer("num_beams", { min: 1, max: 1000, fallback: 1 });
+  if (beams > 1) notes.push(`${file}: "num_beams" ${beams} is not followed: beam search is not supported`);
+  return { bosId, eosIds, doSample, ...sampling, notes };
+}

@@ -108,25 +108,27 @@ function parser(text: Uint8Array, { file, offsetBytes = 0, nonFinite = false }: 
 
   function fail(expected: string, position = at, got = show(text, position)): never {
     let line = 1;
-    let column = 1;
-    for (let i = 0; i < position; i++) {
-      const byte = text[i] ?? 0;
-      if (byte === 0x0a) {
-        line++;
-        column = 1;
-      } else if ((byte & 0xc0) !== 0x80) column++;
+    let lineStart = 0;
+    for (let end = text.indexOf(0x0a); end !== -1 && end < position; end = text.indexOf(0x0a, lineStart)) {
+      line++;
+      lineStart = end + 1;
     }
+    let column = 1;
+    for (let i = lineStart; i < position; i++) if (((text[i] ?? 0) & 0xc0) !== 0x80) column++;
     const inside = path.length > 0 ? `, in ${path.map((name) => `"${printable(name)}"`).join(" ")}` : "";
     const place = `line ${line}, column ${column} (byte ${offsetBytes + position})${inside.slice(0, 200)}`;
     throw new PhiError("checkpoint", `${printable(file)}: ${place}: expected ${expected}, got ${got}`);
   }
 
   function skipBlanks(): void {
+    // A local variable: this loop may run over 100 MB.
+    let next = at;
     for (;;) {
-      const byte = text[at];
-      if (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09) return;
-      at++;
+      const byte = text[next] ?? 0;
+      if (byte > 0x20 || (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09)) break;
+      next++;
     }
+    at = next;
   }
 
   function start(): void {
@@ -240,7 +242,7 @@ function parser(text: Uint8Array, { file, offsetBytes = 0, nonFinite = false }: 
       if (text[at] === 0x2b || text[at] === 0x2d) at++;
       digits();
     }
-    return { token: decoder.decode(text.subarray(begin, at)) };
+    return { token: decode(begin, true) };
   }
 
   function decode(begin: number, isAscii: boolean): string {
