@@ -362,3 +362,14 @@ function httpSource(
     close: async () => undefined,
   };
 }
+
+/** The text of one of the project's own files (a WGSL kernel), beside the compiled module or on a web server. */
+export async function readText(url: URL): Promise<string> {
+  if (url.protocol === "file:") {
+    const { readFile } = await import("node:fs/promises");
+    return readFile(url, "utf8");
+  }
+  const response = await fetch(url);
+  if (!response.ok) throw new PhiError("io", `${url}: expected status 200, got ${response.status}`);
+  return response.text();
+}

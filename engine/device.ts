@@ -1,0 +1,228 @@
+/**
+ * The one owner of a GPUDevice. Every WebGPU call of the engine goes through it: it counts the buffers that live, turns
+ * whatever goes wrong into one typed error, and lets tests inject faults at any call.
+ */
+
+import { PhiError } from "./errors.ts";
+
+/** The calls that can be intercepted. */
+export type DeviceCall =
+  | "createBuffer"
+  | "createShaderModule"
+  | "createComputePipeline"
+  | "createBindGroup"
+  | "writeBuffer"
+  | "submit"
+  | "mapAsync"
+  | "workDone";
+
+export interface DeviceOptions {
+  /** Called before each WebGPU call; may throw, or destroy the device, in its place (fault injection). */
+  readonly intercept?: (call: DeviceCall, label: string) => void;
+  /** A GPU that has not answered for this long is given up. */
+  readonly watchdogMs?: number;
+}
+
+/** A live buffer. `dispose()` frees it at once. */
+export interface DeviceBuffer {
+  readonly label: string;
+  readonly sizeBytes: number;
+  readonly gpu: GPUBuffer;
+  dispose(): void;
+}
+
+const defaultWatchdogMs = 30_000;
+
+export class Device {
+  readonly gpu: GPUDevice;
+  readonly adapterName: string;
+  /** Whether a CPU stands in for a GPU. */
+  readonly isSoftware: boolean;
+  readonly #options: DeviceOptions;
+  readonly #live = new Set<DeviceBuffer>();
+  #liveBytes = 0;
+  #peakBytes = 0;
+  #failure: PhiError | undefined;
+  #disposed = false;
+  /** Rejects when the device fails; raced with everything that waits for the GPU. */
+  readonly #failed: Promise<never>;
+  #fail: (error: PhiError) => void = () => {};
+
+  private constructor(gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions) {
+    this.gpu = gpu;
+    this.adapterName = [info.vendor, info.architecture, info.description || info.device]
+      .filter((s) => s !== "")
+      .join(" ");
+    this.isSoftware = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe|software/i.test(this.adapterName);
+    this.#options = options;
+    this.#failed = new Promise((_, reject) => {
+      this.#fail = (error) => {
+        this.#failure ??= error;
+        reject(this.#failure);
+      };
+    });
+    this.#failed.catch(() => {}); // a failure that nobody waits for is thrown by the next check()
+    gpu.addEventListener("uncapturederror", (event) => {
+      event.preventDefault(); // Dawn would print it on stdout and go on
+      this.#fail(gpuError(event.error));
+    });
+    gpu.lost.then(({ reason, message }) => {
+      if (this.#disposed) return;
+      this.#fail(new PhiError("gpu", `the GPU device was lost (${reason}): ${firstLine(message)}`));
+    });
+  }
+
+  /** Opens a device with the adapter's own buffer limits. Throws a PhiError "machine" if the adapter refuses. */
+  static async open(adapter: GPUAdapter, options: DeviceOptions = {}): Promise<Device> {
+    const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+    try {
+      const gpu = await adapter.requestDevice({
+        label: "phi",
+        requiredLimits: { maxBufferSize, maxStorageBufferBindingSize },
+      });
+      return new Device(gpu, adapter.info, options);
+    } catch (cause) {
+      throw new PhiError("machine", `the adapter gives no device: ${firstLine(String(cause))}`, [], { cause });
+    }
+  }
+
+  /** Buffers that are alive, and the most bytes that ever were at once. */
+  get ledger(): { readonly buffers: number; readonly bytes: number; readonly peakBytes: number } {
+    return { buffers: this.#live.size, bytes: this.#liveBytes, peakBytes: this.#peakBytes };
+  }
+
+  /** Largest storage binding, in bytes, also bounded by the largest buffer. */
+  get maxBindingBytes(): number {
+    const { maxStorageBufferBindingSize, maxBufferSize } = this.gpu.limits;
+    return Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize) / 256) * 256;
+  }
+
+  /** Throws the failure, if there is one. */
+  check(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#disposed) throw new PhiError("usage", "the model was disposed");
+  }
+
+  #call(call: DeviceCall, label: string): void {
+    this.check();
+    this.#options.intercept?.(call, label);
+  }
+
+  createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags): DeviceBuffer {
+    this.#call("createBuffer", label);
+    const size = Math.max(16, Math.ceil(sizeBytes / 16) * 16);
+    const gpu = this.gpu.createBuffer({ label, size, usage });
+    const buffer: DeviceBuffer = {
+      label,
+      sizeBytes: size,
+      gpu,
+      dispose: () => {
+        if (!this.#live.delete(buffer)) return;
+        this.#liveBytes -= size;
+        gpu.destroy();
+      },
+    };
+    this.#live.add(buffer);
+    this.#liveBytes += size;
+    this.#peakBytes = Math.max(this.#peakBytes, this.#liveBytes);
+    return buffer;
+  }
+
+  createShaderModule(label: string, code: string): GPUShaderModule {
+    this.#call("createShaderModule", label);
+    return this.gpu.createShaderModule({ label, code });
+  }
+
+  /** Compiles a pipeline. A kernel that does not compile is our own bug: PhiError "internal" with the compiler's words. */
+  async createComputePipeline(
+    descriptor: GPUComputePipelineDescriptor & { label: string },
+  ): Promise<GPUComputePipeline> {
+    this.#call("createComputePipeline", descriptor.label);
+    try {
+      return await this.#guard(this.gpu.createComputePipelineAsync(descriptor), descriptor.label);
+    } catch (cause) {
+      if (cause instanceof PhiError) throw cause;
+      const message = cause instanceof Error ? cause.message : String(cause);
+      throw new PhiError("internal", `kernel ${descriptor.label} does not compile: ${message}`, [], { cause });
+    }
+  }
+
+  createBindGroup(label: string, layout: GPUBindGroupLayout, entries: GPUBindGroupEntry[]): GPUBindGroup {
+    this.#call("createBindGroup", label);
+    return this.gpu.createBindGroup({ label, layout, entries });
+  }
+
+  writeBuffer(buffer: DeviceBuffer, offsetBytes: number, data: ArrayBufferView<ArrayBuffer>): void {
+    this.#call("writeBuffer", buffer.label);
+    this.gpu.queue.writeBuffer(buffer.gpu, offsetBytes, data);
+  }
+
+  submit(label: string, commands: GPUCommandBuffer[]): void {
+    this.#call("submit", label);
+    this.gpu.queue.submit(commands);
+  }
+
+  /** Resolves when the GPU has done what was submitted; frees the staging memory of earlier writes too. */
+  async workDone(): Promise<void> {
+    this.#call("workDone", "queue");
+    await this.#guard(this.gpu.queue.onSubmittedWorkDone(), "queue");
+    this.check();
+  }
+
+  /** Maps a MAP_READ buffer, copies `sizeBytes` out and unmaps it. */
+  async readBack(buffer: DeviceBuffer, sizeBytes: number): Promise<ArrayBuffer> {
+    this.#call("mapAsync", buffer.label);
+    try {
+      await this.#guard(buffer.gpu.mapAsync(GPUMapMode.READ, 0, sizeBytes), buffer.label);
+    } catch (error) {
+      this.check();
+      throw error instanceof PhiError
+        ? error
+        : new PhiError("gpu", `reading ${buffer.label}: ${firstLine(String(error))}`);
+    }
+    const bytes = buffer.gpu.getMappedRange(0, sizeBytes).slice(0);
+    buffer.gpu.unmap();
+    this.check();
+    return bytes;
+  }
+
+  /** Waits for the GPU, but neither past its failure nor for ever. */
+  async #guard<T>(work: Promise<T>, label: string): Promise<T> {
+    const watchdogMs = this.#options.watchdogMs ?? defaultWatchdogMs;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const timeout = new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(new PhiError("gpu", `${label}: the GPU has not answered for ${watchdogMs / 1000} s`)),
+        watchdogMs,
+      );
+    });
+    try {
+      return await Promise.race([work, this.#failed, timeout]);
+    } finally {
+      clearTimeout(timer);
+      work.catch(() => {}); // it may still reject after the race was lost
+    }
+  }
+
+  /** Frees every buffer and the device. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const buffer of [...this.#live]) buffer.dispose();
+    this.gpu.destroy();
+  }
+}
+
+function gpuError(error: GPUError): PhiError {
+  const message = firstLine(error.message);
+  if (error.constructor.name === "GPUOutOfMemoryError") {
+    return new PhiError("machine", `the GPU is out of memory: ${message}`, [
+      "Try a smaller --context, or a smaller model.",
+    ]);
+  }
+  return new PhiError("internal", `WebGPU refused a call: ${error.message}`);
+}
+
+function firstLine(text: string): string {
+  return text.split("\n", 1)[0] ?? "";
+}

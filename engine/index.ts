@@ -1,0 +1,19 @@
+/** The public API of the engine. */
+
+export type { KvFormat } from "../kernels/attention.ts";
+export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";
+export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult, GenerationStats } from "./generate.ts";
+export {
+  type LoadOptions,
+  type LoadProgress,
+  loadModel,
+  type Model,
+  type ModelMemory,
+  type Rows,
+  type TraceRows,
+} from "./model.ts";
+export { supportedModelTypes } from "./models/table.ts";
+export { type DType, safetensorsBytes, safetensorsHeader, type TensorInfo, type TensorSpec } from "./safetensors.ts";
+export { checkSampling, randomSeed, type SamplingOptions } from "./sampler.ts";
+export { type ByteSource, type Folder, type FolderOptions, httpFolder, openFolder } from "./source.ts";

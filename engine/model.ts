@@ -1,0 +1,457 @@
+/** A loaded model: weights, cache and plans on one device, and the calls that run them. */
+
+import { choiceBytes } from "../kernels/argmax.ts";
+import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import { type Cache, cacheRows, createCache, layerCacheBytes } from "./cache.ts";
+import { openCheckpoint } from "./checkpoint.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
+import { Device, type DeviceBuffer, type DeviceOptions } from "./device.ts";
+import { PhiError } from "./errors.ts";
+import { type GeneratedToken, type GenerateOptions, type GenerationResult, generate } from "./generate.ts";
+import { Graph, type GraphKind } from "./graph.ts";
+import type { Architecture } from "./models/architecture.ts";
+import { readArchitecture } from "./models/table.ts";
+import { createPipelines, type Pipelines } from "./pipelines.ts";
+import { buildPlan, explain, matrixBytes, type Plan } from "./plan.ts";
+import { ropeRegime } from "./rope.ts";
+import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
+import type { Folder } from "./source.ts";
+import { tuningFor } from "./tuning.ts";
+import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./upload.ts";
+import { Weights } from "./weights.ts";
+
+export interface LoadProgress {
+  readonly stage: "headers" | "weights" | "pipelines";
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface LoadOptions {
+  /** The checkpoint: `openFolder(path)` on Node, `httpFolder(url)` in a browser. */
+  readonly folder: Folder;
+  readonly adapter: GPUAdapter;
+  /** Positions of the cache; default: what the model was trained for, at most 4096. */
+  readonly context?: number;
+  /** What the cache keeps its numbers in; default f16. */
+  readonly kv?: KvFormat;
+  /** Tokens that are prefilled at a time; the default depends on the adapter and on the model's size. */
+  readonly chunkTokens?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: LoadProgress) => void;
+  /** Fault injection and the watchdog. */
+  readonly device?: DeviceOptions;
+}
+
+/** Float32 rows of consecutive positions. */
+export interface Rows {
+  readonly firstPosition: number;
+  readonly rows: number;
+  /** [rows, columns] */
+  readonly values: Float32Array;
+}
+
+export interface TraceRows {
+  readonly firstPosition: number;
+  readonly rows: number;
+  /** `embed`, `layer.0` … and `final_norm` [rows, hidden], `logits` [rows, vocab]. */
+  readonly values: ReadonlyMap<string, Float32Array>;
+}
+
+export interface ModelMemory {
+  readonly weightsBytes: number;
+  readonly kvBytes: number;
+  /** Activations, tables and staging. */
+  readonly arenaBytes: number;
+}
+
+/** A model on a GPU. Calls are served one after the other. `dispose` it. */
+export interface Model {
+  /** e.g. `Phi3ForCausalLM` */
+  readonly architecture: string;
+  /** Positions that prompt and new tokens share. */
+  readonly context: number;
+  readonly vocabularySize: number;
+  readonly bosId: number | undefined;
+  readonly eosIds: readonly number[];
+  readonly generationDefaults: GenerationDefaults;
+  readonly notes: readonly string[];
+  readonly adapterName: string;
+  /** Generates after the prompt `ids`; yields each new token. */
+  generate(
+    ids: readonly number[],
+    options: GenerateOptions,
+  ): AsyncGenerator<GeneratedToken, GenerationResult, undefined>;
+  /** Logits [rows, vocab] of every position of `ids`, some positions at a time. */
+  logits(ids: readonly number[], options?: { signal?: AbortSignal }): AsyncGenerator<Rows, void, undefined>;
+  /** The residual stream after each layer and the logits, for comparison with a reference. */
+  trace(ids: readonly number[], options?: { signal?: AbortSignal }): AsyncGenerator<TraceRows, void, undefined>;
+  /** The plans as text. */
+  explain(): string;
+  memory(): ModelMemory;
+  /** Buffers that are alive on the device, and the most bytes that were. */
+  ledger(): Device["ledger"];
+  /** Frees everything on the GPU; a call that runs ends with an error. */
+  dispose(): void;
+}
+
+const defaultContext = 4096;
+
+/**
+ * Loads a checkpoint: everything is judged from JSON and headers before the first GPU buffer is made, then the weights
+ * are streamed. Throws a PhiError of kind "checkpoint", "usage", "machine", "gpu", "io" or "aborted".
+ */
+export async function loadModel(options: LoadOptions): Promise<Model> {
+  const { folder, adapter, signal, onProgress } = options;
+  const kv = options.kv ?? "f16";
+  onProgress?.({ stage: "headers", doneBytes: 0, totalBytes: 0 });
+  const checkpoint = await openCheckpoint(folder);
+  try {
+    const architecture = readArchitecture(checkpoint.config);
+    const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
+    const weights = checkWeights(checkpoint, architecture, declareWeights(architecture));
+    const context = checkContext(options.context, architecture);
+    if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
+
+    const device = await Device.open(adapter, options.device);
+    try {
+      const chunkTokens = Math.min(context, options.chunkTokens ?? chunkFor(device, weights));
+      const kvRows = cacheRows(architecture, context, chunkTokens);
+      checkCacheBinding(device, architecture, kv, kvRows, context);
+      const engine = new Engine(device, architecture, weights, { kv, context, chunkTokens, kvRows });
+      const uploaded = uploadWeights(device, checkpoint, weights, {
+        signal,
+        onProgress: (doneBytes, totalBytes) => onProgress?.({ stage: "weights", doneBytes, totalBytes }),
+      });
+      // Pipelines compile while the weights stream in.
+      const [gpuWeights] = await Promise.all([uploaded, engine.compile(["prefill", "decode"])]);
+      await engine.bind(gpuWeights);
+      const notes = [...checkpoint.notes, ...weights.notes, ...defaults.notes];
+      return modelOf(engine, defaults, notes);
+    } catch (error) {
+      device.dispose();
+      throw error;
+    }
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** The weights that an architecture asks for. */
+export function declareWeights(architecture: Architecture): ReadonlyMap<string, import("./weights.ts").WeightRef> {
+  const weights = new Weights();
+  architecture.forward(new Graph("decode"), weights);
+  return weights.declared;
+}
+
+function checkContext(asked: number | undefined, { maxPositions }: Architecture): number {
+  if (asked === undefined) return Math.min(maxPositions, defaultContext);
+  if (!Number.isInteger(asked) || asked < 1 || asked > maxPositions) {
+    throw new PhiError(
+      "usage",
+      `--context: expected an integer from 1 to ${maxPositions} (max_position_embeddings), got ${asked}`,
+    );
+  }
+  return asked;
+}
+
+function checkCacheBinding(
+  device: Device,
+  architecture: Architecture,
+  kv: KvFormat,
+  rows: number,
+  context: number,
+): void {
+  const bytes = layerCacheBytes(architecture, kv, rows);
+  if (bytes <= device.maxBindingBytes) return;
+  const fitting = Math.floor(device.maxBindingBytes / (architecture.kvHeads * kvHeadBytes(kv, architecture.headDim)));
+  throw new PhiError(
+    "machine",
+    `a context of ${context} needs ${bytes} bytes for the keys of one layer, and this adapter binds at most ${device.maxBindingBytes}`,
+    [`Use --context ${fitting} or less.`],
+  );
+}
+
+/** Tokens at a time: as many as keep the largest linear well below the time after which systems reset a GPU. */
+function chunkFor(device: Device, weights: CheckedWeights): number {
+  let largest = 1;
+  for (const ref of weights.declared.values()) {
+    if (ref.kind === "matrix") largest = Math.max(largest, 2 * ref.rows * ref.parts * ref.cols);
+  }
+  const perDispatch = device.isSoftware ? 2e9 : 2e11;
+  const tokens = 2 ** Math.floor(Math.log2(perDispatch / largest));
+  return Math.max(16, Math.min(device.isSoftware ? 128 : 512, tokens));
+}
+
+interface EngineOptions {
+  readonly kv: KvFormat;
+  readonly context: number;
+  readonly chunkTokens: number;
+  readonly kvRows: number;
+}
+
+/** Kinds of runner: the graph kinds, and the one of all positions with its named values kept. */
+type RunnerKind = GraphKind | "trace";
+
+/** What lives as long as the model: buffers, pipelines, the tokens whose keys are cached. */
+export class Engine {
+  readonly device: Device;
+  readonly architecture: Architecture;
+  readonly context: number;
+  readonly chunkTokens: number;
+  readonly cache: Cache;
+  readonly #options: EngineOptions;
+  readonly #weights: CheckedWeights;
+  readonly #pipelines: Pipelines;
+  readonly #plans = new Map<RunnerKind, Plan>();
+  readonly #runners = new Map<RunnerKind, Promise<Runner>>();
+  readonly #shared: Omit<SharedBuffers, "slots">;
+  #slots: DeviceBuffer[] = [];
+  #staging: DeviceBuffer | undefined;
+  #gpuWeights: GpuWeights | undefined;
+  /** The ids whose keys and values are in the cache, from position 0. */
+  #cached: number[] = [];
+  #queue: Promise<void> = Promise.resolve();
+
+  constructor(device: Device, architecture: Architecture, weights: CheckedWeights, options: EngineOptions) {
+    this.device = device;
+    this.architecture = architecture;
+    this.context = options.context;
+    this.chunkTokens = options.chunkTokens;
+    this.#options = options;
+    this.#weights = weights;
+    this.#pipelines = createPipelines(device);
+    this.cache = createCache(device, architecture, options.kv, options.kvRows, options.context);
+    this.#shared = {
+      state: device.createBuffer(
+        "state",
+        16,
+        GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+      ),
+      ids: device.createBuffer("ids", options.chunkTokens * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST),
+      choice: device.createBuffer("choice", choiceBytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC),
+    };
+  }
+
+  plan(kind: RunnerKind): Plan {
+    const known = this.#plans.get(kind);
+    if (known !== undefined) return known;
+    const { kv, kvRows, chunkTokens } = this.#options;
+    const { architecture, device } = this;
+    const graph = new Graph(kind === "trace" ? "all" : kind);
+    const logits = architecture.forward(graph, new Weights());
+    const rowBytes = architecture.vocab * 4;
+    const allRows = Math.max(1, Math.floor(Math.min(device.maxBindingBytes, 64 << 20) / rowBytes));
+    const plan = buildPlan(graph, logits, {
+      maxSeq: kind === "decode" ? 1 : graph.kind === "all" ? Math.min(chunkTokens, allRows) : chunkTokens,
+      layout: this.#weights.layout,
+      kv,
+      kvRows,
+      rotary: architecture.rope.rotary,
+      maxBindingBytes: device.maxBindingBytes,
+      tuning: tuningFor(device),
+      taps: kind === "trace",
+    });
+    const largest = Math.max(...plan.slotBytes);
+    if (largest > device.maxBindingBytes) {
+      throw new PhiError(
+        "machine",
+        `a chunk of ${plan.maxSeq} tokens needs a buffer of ${largest} bytes, and this adapter binds at most ${device.maxBindingBytes}`,
+        ["Use a smaller chunk."],
+      );
+    }
+    this.#plans.set(kind, plan);
+    return plan;
+  }
+
+  /** Compiles the pipelines of some plans. */
+  async compile(kinds: readonly RunnerKind[]): Promise<void> {
+    const kernels = kinds.flatMap((kind) => this.plan(kind).steps.map((step) => step.kernel));
+    await Promise.all(kernels.map((kernel) => this.#pipelines.get(kernel)));
+  }
+
+  /** Makes the plans of generation ready to run on these weights. */
+  async bind(weights: GpuWeights): Promise<void> {
+    this.#gpuWeights = weights;
+    this.#growSlots([this.plan("prefill"), this.plan("decode")]);
+    await Promise.all([this.runner("prefill"), this.runner("decode")]);
+  }
+
+  /** Slots as large as any of the plans asks for; runners bound to a slot that was replaced are forgotten. */
+  #growSlots(plans: readonly Plan[]): void {
+    let replaced = false;
+    const bytes: number[] = [];
+    for (const plan of plans)
+      plan.slotBytes.forEach((n, slot) => {
+        bytes[slot] = Math.max(bytes[slot] ?? 0, n);
+      });
+    bytes.forEach((n, index) => {
+      const old = this.#slots[index];
+      if (old !== undefined && old.sizeBytes >= n) return;
+      old?.dispose();
+      replaced ||= old !== undefined;
+      this.#slots[index] = this.device.createBuffer(
+        `slot #${index}`,
+        n,
+        GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC,
+      );
+    });
+    if (replaced) this.#runners.clear();
+  }
+
+  runner(kind: RunnerKind): Promise<Runner> {
+    const weights = this.#gpuWeights;
+    if (weights === undefined) throw new Error("the weights are not there yet");
+    this.#growSlots([this.plan(kind)]);
+    const known = this.#runners.get(kind);
+    if (known !== undefined) return known;
+    const shared = { ...this.#shared, slots: this.#slots };
+    const runner = createRunner(this.device, this.plan(kind), this.#pipelines, shared, weights, this.cache);
+    this.#runners.set(kind, runner);
+    return runner;
+  }
+
+  /** Runs `work` when the calls before it have ended. */
+  async exclusive(): Promise<() => void> {
+    const before = this.#queue;
+    let release: () => void = () => {};
+    this.#queue = new Promise((resolve) => {
+      release = resolve;
+    });
+    await before;
+    return release;
+  }
+
+  /**
+   * Brings the cache to hold `ids`, as far as it must: keeps the prefix that it shares with what is cached, runs the
+   * rest in chunks, and leaves the logits of the last position in their slot. Returns the tokens that were run.
+   * longrope's factors follow the length of the whole sequence, so a change of regime runs all of it again.
+   */
+  async prefill(ids: readonly number[], signal?: AbortSignal): Promise<number> {
+    const regime = ropeRegime(this.architecture.rope, ids.length);
+    const shared = regime === this.cache.regime ? this.#reusable(ids) : 0;
+    this.cache.setRegime(regime);
+    this.#cached.length = shared;
+    for (let past = shared; past < ids.length; past += this.chunkTokens) {
+      if (signal?.aborted) throw new PhiError("aborted", "stopped");
+      const chunk = ids.slice(past, past + this.chunkTokens);
+      const runner = await this.runner(chunk.length === 1 ? "decode" : "prefill");
+      await runner.run(chunk, past, signal);
+      this.#cached.push(...chunk);
+    }
+    return ids.length - shared;
+  }
+
+  /** Tokens of the cached prefix that `ids` can keep; at least the last of `ids` is run, for its logits. */
+  #reusable(ids: readonly number[]): number {
+    let shared = 0;
+    while (shared < ids.length - 1 && ids[shared] === this.#cached[shared]) shared++;
+    // A ring has overwritten what a shorter prefix would need again.
+    const { kvRows, chunkTokens, context } = this.#options;
+    return kvRows < context && this.#cached.length > shared + chunkTokens ? 0 : shared;
+  }
+
+  /** Logits, and with `trace` the named values, of every position, a chunk at a time. */
+  async *every(
+    kind: "all" | "trace",
+    ids: readonly number[],
+    signal?: AbortSignal,
+  ): AsyncGenerator<TraceRows, void, undefined> {
+    this.checkPrompt(ids);
+    const release = await this.exclusive();
+    try {
+      const runner = await this.runner(kind);
+      const { plan } = runner;
+      this.cache.setRegime(ropeRegime(this.architecture.rope, ids.length));
+      this.#cached = [];
+      for (let past = 0; past < ids.length; past += plan.maxSeq) {
+        if (signal?.aborted) throw new PhiError("aborted", "stopped");
+        const chunk = ids.slice(past, past + plan.maxSeq);
+        await runner.run(chunk, past, signal);
+        const values = new Map<string, Float32Array>();
+        for (const [name, { slot, cols }] of plan.taps)
+          values.set(name, await this.#readSlot(slot, chunk.length * cols));
+        values.set("logits", await this.#readSlot(plan.logitsSlot, chunk.length * plan.vocab));
+        yield { firstPosition: past, rows: chunk.length, values };
+      }
+    } finally {
+      release();
+    }
+  }
+
+  /** Refuses ids that no token has, an empty prompt and one that leaves no room. */
+  checkPrompt(ids: readonly number[]): void {
+    if (ids.length === 0) throw new PhiError("usage", "the prompt is empty: expected at least one token");
+    const { vocab } = this.architecture;
+    const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
+    if (bad >= 0)
+      throw new PhiError("usage", `token ${bad} of the prompt: expected an id from 0 to ${vocab - 1}, got ${ids[bad]}`);
+    if (ids.length > this.context) {
+      throw new PhiError("usage", `the prompt is ${ids.length} tokens, the context is ${this.context}`, [
+        `Shorten the prompt, or give --context up to ${this.architecture.maxPositions}.`,
+      ]);
+    }
+  }
+
+  /** The last position's best token, and how many of its logits are not finite. */
+  async readChoice(): Promise<{ id: number; notFinite: number }> {
+    const words = new Uint32Array(await this.#copyOut(this.#shared.choice, 12));
+    return { id: words[0] ?? 0, notFinite: words[2] ?? 0 };
+  }
+
+  /** The logits [vocab] of the last call of a generation plan. */
+  readLogits(kind: "prefill" | "decode"): Promise<Float32Array> {
+    const plan = this.plan(kind);
+    return this.#readSlot(plan.logitsSlot, plan.vocab);
+  }
+
+  async #readSlot(slot: number, floats: number): Promise<Float32Array> {
+    const buffer = this.#slots[slot];
+    if (buffer === undefined) throw new Error(`there is no slot ${slot}`);
+    return new Float32Array(await this.#copyOut(buffer, floats * 4));
+  }
+
+  async #copyOut(source: DeviceBuffer, sizeBytes: number): Promise<ArrayBuffer> {
+    if (this.#staging === undefined || this.#staging.sizeBytes < sizeBytes) {
+      this.#staging?.dispose();
+      this.#staging = this.device.createBuffer("staging", sizeBytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+    }
+    const encoder = this.device.gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(source.gpu, 0, this.#staging.gpu, 0, sizeBytes);
+    this.device.submit("read back", [encoder.finish()]);
+    return this.device.readBack(this.#staging, sizeBytes);
+  }
+
+  memory(): ModelMemory {
+    let weightsBytes = 0;
+    for (const ref of this.#weights.declared.values()) {
+      weightsBytes += ref.kind === "matrix" ? matrixBytes(ref, this.#weights.layout(ref)) : ref.length * 4;
+    }
+    const kvBytes = [...this.cache.keys, ...this.cache.values].reduce((sum, buffer) => sum + buffer.sizeBytes, 0);
+    return { weightsBytes, kvBytes, arenaBytes: this.device.ledger.bytes - weightsBytes - kvBytes };
+  }
+}
+
+function modelOf(engine: Engine, defaults: GenerationDefaults, notes: readonly string[]): Model {
+  const { architecture, device } = engine;
+  return {
+    architecture: architecture.name,
+    context: engine.context,
+    vocabularySize: architecture.vocab,
+    bosId: defaults.bosId,
+    eosIds: defaults.eosIds,
+    generationDefaults: defaults,
+    notes,
+    adapterName: device.adapterName,
+    generate: (ids, options) => generate(engine, ids, options, defaults.eosIds),
+    async *logits(ids, options = {}) {
+      for await (const { firstPosition, rows, values } of engine.every("all", ids, options.signal)) {
+        yield { firstPosition, rows, values: values.get("logits") ?? new Float32Array() };
+      }
+    },
+    trace: (ids, options = {}) => engine.every("trace", ids, options.signal),
+    explain: () => [explain(engine.plan("prefill")), explain(engine.plan("decode"))].join("\n\n"),
+    memory: () => engine.memory(),
+    ledger: () => device.ledger,
+    dispose: () => device.dispose(),
+  };
+}

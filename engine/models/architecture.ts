@@ -1,0 +1,52 @@
+/** What every model file provides, what they share in reading a config, and the table of them by `model_type`. */
+
+import type { ConfigReader } from "../config.ts";
+import type { Graph, HeadGeometry, Value } from "../graph.ts";
+import type { RopeSpec } from "../rope.ts";
+import type { Weights } from "../weights.ts";
+
+export interface Architecture extends HeadGeometry {
+  /** The class that publishes it, e.g. `Phi3ForCausalLM`. */
+  readonly name: string;
+  readonly hidden: number;
+  readonly layers: number;
+  readonly vocab: number;
+  readonly rope: RopeSpec;
+  /** Positions that the model was trained for. */
+  readonly maxPositions: number;
+  /** Keys that a query sees, where all layers have a sliding window. */
+  readonly window: number | undefined;
+  /** Names of a layer's tensors, its number first: a number past the last layer means that config.json is another's. */
+  readonly layerPattern: RegExp;
+  /** Records the forward pass: token ids of the call → logits [rows, vocab]. */
+  forward(g: Graph, w: Weights): Value;
+}
+
+/** Ranges far beyond any published model, near enough to refuse nonsense before anything is allocated for it. */
+export const limits = {
+  hidden: { min: 1, max: 65536 },
+  ffn: { min: 1, max: 1 << 20 },
+  layers: { min: 1, max: 1024 },
+  heads: { min: 1, max: 1024 },
+  headDim: { min: 2, max: 512 },
+  vocab: { min: 1, max: 1 << 22 },
+  positions: { min: 1, max: 2 ** 40 },
+} as const;
+
+/** `num_attention_heads`, `num_key_value_heads` (null: as many) and `head_dim` (absent: hidden / heads). */
+export function readHeads(config: ConfigReader, hidden: number): HeadGeometry {
+  const heads = config.integer("num_attention_heads", limits.heads);
+  const kvHeads = config.integer("num_key_value_heads", { ...limits.heads, fallback: heads });
+  if (heads % kvHeads !== 0) config.fail("num_key_value_heads", `a divisor of num_attention_heads (${heads})`);
+  if (!config.has("head_dim") && hidden % heads !== 0) {
+    config.fail("num_attention_heads", `a divisor of hidden_size (${hidden})`);
+  }
+  const headDim = config.integer("head_dim", { ...limits.headDim, fallback: hidden / heads });
+  if (headDim < 2 || headDim % 2 !== 0 || headDim > limits.headDim.max) {
+    config.fail(
+      config.has("head_dim") ? "head_dim" : "num_attention_heads",
+      `an even head_dim from 2 to ${limits.headDim.max} (hidden_size ${hidden} / num_attention_heads ${heads} = ${hidden / heads})`,
+    );
+  }
+  return { heads, kvHeads, headDim };
+}

@@ -1,0 +1,94 @@
+/** The operations that a model is written in. Each records one node and returns its value. */
+
+import type { Graph, HeadGeometry, Value } from "./graph.ts";
+import type { MatrixRef, VectorRef } from "./weights.ts";
+
+/** Rows of the token embedding [vocab, hidden], by the ids of the call: [seq, hidden]. */
+export function embed(g: Graph, weight: MatrixRef): Value {
+  const out = g.value(g.kind === "decode" ? 1 : "seq", weight.cols);
+  g.nodes.push({ op: "embed", label: g.label(weight.leaf), weight, out });
+  return out;
+}
+
+/** The rows whose logits are wanted: all of x, or its last row. */
+export function outputRows(g: Graph, x: Value): Value {
+  if (g.kind !== "prefill") return x;
+  const out = g.value(1, x.cols);
+  g.nodes.push({ op: "lastRow", label: g.label("last"), x, out });
+  return out;
+}
+
+/** x / sqrt(mean(x²) + eps) * gain, row by row. */
+export function rmsNorm(g: Graph, x: Value, gain: VectorRef, eps: number): Value {
+  const out = g.value(x.rows, x.cols);
+  g.nodes.push({ op: "rmsNorm", label: g.label(gain.leaf), x, gain, eps, out });
+  return out;
+}
+
+/** (x - mean) / sqrt(variance + eps) * gain + bias, row by row. */
+export function layerNorm(g: Graph, x: Value, gain: VectorRef, bias: VectorRef, eps: number): Value {
+  const out = g.value(x.rows, x.cols);
+  g.nodes.push({ op: "layerNorm", label: g.label(gain.leaf), x, gain, bias, eps, out });
+  return out;
+}
+
+/** LayerNorm over each query and key head of a fused row [q | k | v]; v passes through. */
+export function headNorm(
+  g: Graph,
+  x: Value,
+  heads: HeadGeometry,
+  norms: { qGain: VectorRef; qBias: VectorRef; kGain: VectorRef; kBias: VectorRef },
+  eps: number,
+): Value {
+  const out = g.value(x.rows, x.cols);
+  g.nodes.push({ op: "headNorm", label: g.label("qk_layernorm"), x, heads, ...norms, eps, out });
+  return out;
+}
+
+/** x · Wᵀ + bias: [rows, cols of W] → [rows, rows of W], the parts of W side by side. */
+export function linear(g: Graph, x: Value, weight: MatrixRef, bias?: VectorRef): Value {
+  const out = g.value(x.rows, weight.rows * weight.parts);
+  g.nodes.push({ op: "linear", label: g.label(weight.leaf), x, weight, bias, out });
+  return out;
+}
+
+/** The tanh form of GELU. */
+export function geluNew(g: Graph, x: Value): Value {
+  const out = g.value(x.rows, x.cols);
+  g.nodes.push({ op: "geluNew", label: g.label("gelu_new"), x, out });
+  return out;
+}
+
+/** silu(gate) * up for x = [gate | up]: [rows, 2 ffn] → [rows, ffn]. */
+export function gatedSilu(g: Graph, x: Value): Value {
+  const out = g.value(x.rows, x.cols / 2);
+  g.nodes.push({ op: "gatedSilu", label: g.label("silu"), x, out });
+  return out;
+}
+
+/** a + b. */
+export function add(g: Graph, a: Value, b: Value): Value {
+  const out = g.value(a.rows, a.cols);
+  g.nodes.push({ op: "add", label: g.label("add"), a, b, out });
+  return out;
+}
+
+/** Rotates q and k of a fused row [q | k | v] by position and appends k and v to the layer's cache: the queries. */
+export function ropeAppend(g: Graph, x: Value, heads: HeadGeometry, layer: number): Value {
+  const out = g.value(x.rows, heads.heads * Math.ceil(heads.headDim / 4) * 4);
+  g.nodes.push({ op: "ropeAppend", label: g.label("rope"), x, heads, layer, out });
+  return out;
+}
+
+/** Causal attention of the queries on the layer's cache: [rows, heads * headDim]. */
+export function attention(
+  g: Graph,
+  x: Value,
+  heads: HeadGeometry,
+  layer: number,
+  { scale, window }: { scale: number; window: number | undefined },
+): Value {
+  const out = g.value(x.rows, heads.heads * heads.headDim);
+  g.nodes.push({ op: "attention", label: g.label("attention"), x, heads, layer, scale, window, out });
+  return out;
+}

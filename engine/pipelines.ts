@@ -1,0 +1,111 @@
+/** From kernels to pipelines: joins the WGSL files, reads their bindings and compiles each specialisation once. */
+
+import type { Kernel } from "../kernels/kernel.ts";
+import type { Device } from "./device.ts";
+import { readText } from "./source.ts";
+
+/** A variable of a WGSL module that needs a resource. */
+export interface Binding {
+  readonly name: string;
+  readonly group: number;
+  readonly binding: number;
+  readonly type: GPUBufferBindingType;
+}
+
+export interface Pipeline {
+  readonly gpu: GPUComputePipeline;
+  readonly bindings: readonly Binding[];
+  /** By group number. */
+  readonly layouts: readonly GPUBindGroupLayout[];
+}
+
+export interface Pipelines {
+  /** The pipeline of a kernel; equal specialisations share one. */
+  get(kernel: Kernel): Promise<Pipeline>;
+  /** Pipelines compiled so far. */
+  readonly compiled: number;
+}
+
+/** The module's text: the kernel's file first, so that a compiler's line numbers are those of the file. */
+async function moduleText(kernel: Kernel, texts: Map<string, Promise<string>>): Promise<string> {
+  const parts = await Promise.all(
+    kernel.files.map((url) => {
+      const text = texts.get(url.href) ?? readText(url);
+      texts.set(url.href, text);
+      return text;
+    }),
+  );
+  const tile = Object.entries(kernel.tile).map(([name, value]) => `const ${name} = ${value}u;\n`);
+  return [...parts, ...tile].join("\n");
+}
+
+const bindingPattern =
+  /@group\((\d+)\)\s*@binding\((\d+)\)\s*var<\s*(uniform|storage)\s*(?:,\s*(read|read_write)\s*)?>\s*(\w+)/g;
+
+/** The resource variables that a module declares. */
+export function readBindings(code: string): readonly Binding[] {
+  return [...code.matchAll(bindingPattern)].map(([, group, binding, space, access, name]) => ({
+    name: name ?? "",
+    group: Number(group),
+    binding: Number(binding),
+    type: space === "uniform" ? "uniform" : access === "read_write" ? "storage" : "read-only-storage",
+  }));
+}
+
+/** A cache of pipelines on one device. */
+export function createPipelines(device: Device): Pipelines {
+  const texts = new Map<string, Promise<string>>();
+  const modules = new Map<string, GPUShaderModule>();
+  const layouts = new Map<string, GPUBindGroupLayout>();
+  const pipelines = new Map<string, Promise<Pipeline>>();
+
+  function groupLayout(bindings: readonly Binding[]): GPUBindGroupLayout {
+    const key = bindings.map(({ binding, type }) => `${binding} ${type}`).join();
+    const known = layouts.get(key);
+    if (known !== undefined) return known;
+    const entries = bindings.map(({ binding, type }) => ({
+      binding,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type },
+    }));
+    const layout = device.gpu.createBindGroupLayout({ label: key, entries });
+    layouts.set(key, layout);
+    return layout;
+  }
+
+  async function compile(kernel: Kernel, code: string): Promise<Pipeline> {
+    for (const [name, value] of Object.entries(kernel.constants)) {
+      // An integer override given a fraction is accepted silently.
+      if (!new RegExp(`override\\s+${name}\\s*:\\s*f32`).test(code) && !Number.isInteger(value)) {
+        throw new Error(`${kernel.name}: constant ${name} is ${value}, not an integer`);
+      }
+    }
+    const module = modules.get(code) ?? device.createShaderModule(kernel.name, code);
+    modules.set(code, module);
+    const bindings = readBindings(code);
+    const groups = Math.max(...bindings.map(({ group }) => group)) + 1;
+    const groupLayouts = Array.from({ length: groups }, (_, group) =>
+      groupLayout(bindings.filter((b) => b.group === group)),
+    );
+    const label = `${kernel.name} ${JSON.stringify({ ...kernel.constants, ...kernel.tile })}`;
+    const gpu = await device.createComputePipeline({
+      label,
+      layout: device.gpu.createPipelineLayout({ label, bindGroupLayouts: groupLayouts }),
+      compute: { module, entryPoint: "main", constants: { ...kernel.constants } },
+    });
+    return { gpu, bindings, layouts: groupLayouts };
+  }
+
+  return {
+    async get(kernel) {
+      const code = await moduleText(kernel, texts);
+      const key = `${JSON.stringify(kernel.constants)}\n${code}`;
+      const known = pipelines.get(key) ?? compile(kernel, code);
+      pipelines.set(key, known);
+      return known;
+    },
+    get compiled() {
+      return pipelines.size;
+    },
+  };
+}

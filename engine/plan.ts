@@ -1,0 +1,315 @@
+/**
+ * From a recorded graph to a flat list of dispatches: fuses what follows a linear into its epilogue, chooses kernels and
+ * assigns values to slots by lifetime. Plain data, printable (`explain`) and testable without a GPU.
+ */
+
+import { argmax } from "../kernels/argmax.ts";
+import { type AttentionTile, attention, type KvFormat, ropeAppend } from "../kernels/attention.ts";
+import { embed } from "../kernels/embed.ts";
+import type { Kernel } from "../kernels/kernel.ts";
+import { lastRow } from "../kernels/last_row.ts";
+import type { Epilogue } from "../kernels/linear.ts";
+import { type MatmulTile, matmul } from "../kernels/matmul.ts";
+import { type MatvecTile, matvec } from "../kernels/matvec.ts";
+import { headNorm, layerNorm, rmsNorm } from "../kernels/norm.ts";
+import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import type { Graph, Node, Value } from "./graph.ts";
+import { nodeInputs } from "./graph.ts";
+import { type MatrixRef, type RowRange, rowRanges, type VectorRef } from "./weights.ts";
+
+/** What a binding of a dispatch is bound to. */
+export type Operand =
+  | { readonly slot: number }
+  | { readonly matrix: MatrixRef; readonly range: number }
+  | { readonly rowRange: MatrixRef; readonly range: number }
+  | { readonly vector: VectorRef }
+  | { readonly cache: "keys" | "values"; readonly layer: number }
+  | { readonly shared: "state" | "ids" | "rope" | "choice" };
+
+/** One dispatch. */
+export interface Step {
+  /** e.g. `layer.12/self_attn.qkv_proj matvec<bf16,none>`. */
+  readonly label: string;
+  readonly kernel: Kernel;
+  /** By the name of the variable in the WGSL file. */
+  readonly bindings: Readonly<Record<string, Operand>>;
+  /** Multiplications and additions for one token, attention's left out: what a step costs, roughly. */
+  readonly flopsPerToken: number;
+}
+
+export interface Plan {
+  readonly kind: Graph["kind"];
+  /** Tokens that a call may have. */
+  readonly maxSeq: number;
+  readonly steps: readonly Step[];
+  /** Bytes of each slot. */
+  readonly slotBytes: readonly number[];
+  /** The slot of the logits [rows, vocab]. */
+  readonly logitsSlot: number;
+  readonly vocab: number;
+  /** Slots and columns of the graph's named values, where they were asked for. */
+  readonly taps: ReadonlyMap<string, { readonly slot: number; readonly cols: number }>;
+}
+
+/** Sizes of workgroups and register tiles, which are chosen per adapter. */
+export interface Tuning {
+  readonly matvec: MatvecTile;
+  readonly matmul: MatmulTile;
+  readonly decodeAttention: AttentionTile;
+  readonly prefillAttention: AttentionTile;
+  readonly normLanes: number;
+  readonly argmaxLanes: number;
+}
+
+export interface PlanOptions {
+  readonly maxSeq: number;
+  readonly layout: (ref: MatrixRef) => WeightLayout;
+  readonly kv: KvFormat;
+  readonly kvRows: number;
+  readonly rotary: number;
+  readonly maxBindingBytes: number;
+  readonly tuning: Tuning;
+  /** Keep the named values in slots of their own, to be read back. */
+  readonly taps?: boolean;
+}
+
+/** A linear with what was fused into it. */
+interface FusedLinear {
+  readonly op: "fusedLinear";
+  readonly label: string;
+  readonly x: Value;
+  readonly weight: MatrixRef;
+  readonly bias: VectorRef | undefined;
+  readonly epilogue: Epilogue;
+  readonly residual: Value | undefined;
+  readonly out: Value;
+}
+
+type PlannedNode = Exclude<Node, { op: "linear" | "add" | "geluNew" | "gatedSilu" }> | FusedLinear;
+
+/** Folds the activation or the residual addition that follows each linear into it. */
+function fuse(graph: Graph, keep: ReadonlySet<number>): readonly PlannedNode[] {
+  const consumers = new Map<number, Node[]>();
+  for (const node of graph.nodes) {
+    for (const value of nodeInputs(node)) consumers.set(value.id, [...(consumers.get(value.id) ?? []), node]);
+  }
+  const computed = new Set<number>();
+  const absorbed = new Set<Node>();
+  const planned: PlannedNode[] = [];
+  for (const node of graph.nodes) {
+    if (absorbed.has(node)) continue;
+    if (node.op === "linear") {
+      const users = consumers.get(node.out.id) ?? [];
+      const next = users.length === 1 && !keep.has(node.out.id) ? users[0] : undefined;
+      const fused = fuseLinear(node, next, computed);
+      if (next !== undefined && fused.out.id === next.out.id) absorbed.add(next);
+      planned.push(fused);
+      computed.add(fused.out.id);
+    } else if (node.op === "add" || node.op === "geluNew" || node.op === "gatedSilu") {
+      throw new Error(`plan: ${node.label} does not directly follow a linear, and has no kernel of its own`);
+    } else {
+      planned.push(node);
+      computed.add(node.out.id);
+    }
+  }
+  return planned;
+}
+
+function fuseLinear(
+  node: Extract<Node, { op: "linear" }>,
+  next: Node | undefined,
+  computed: ReadonlySet<number>,
+): FusedLinear {
+  const { label, x, weight, bias } = node;
+  const fused = { op: "fusedLinear" as const, label, x, weight, bias };
+  if (next?.op === "gatedSilu" && weight.parts === 2 && bias === undefined) {
+    return { ...fused, epilogue: "gated_silu", residual: undefined, out: next.out };
+  }
+  if (next?.op === "geluNew" && bias !== undefined) {
+    return { ...fused, epilogue: "bias_gelu", residual: undefined, out: next.out };
+  }
+  if (next?.op === "add") {
+    const residual = next.a.id === node.out.id ? next.b : next.a;
+    if (computed.has(residual.id)) {
+      return { ...fused, epilogue: bias === undefined ? "residual" : "bias_residual", residual, out: next.out };
+    }
+  }
+  if (weight.parts !== 1) throw new Error(`plan: ${label} has two parts and nothing that joins them`);
+  return { ...fused, epilogue: bias === undefined ? "none" : "bias", residual: undefined, out: node.out };
+}
+
+function plannedInputs(node: PlannedNode): readonly Value[] {
+  if (node.op !== "fusedLinear") return nodeInputs(node);
+  return node.residual === undefined ? [node.x] : [node.x, node.residual];
+}
+
+/**
+ * Assigns each value a slot that no value alive at the same time has. Slots are whole buffers: WebGPU does not let one
+ * dispatch read and write the same buffer through different bindings.
+ */
+function assignSlots(nodes: readonly PlannedNode[], logits: Value, keep: ReadonlySet<number>, maxSeq: number) {
+  const lastUse = new Map<number, number>();
+  nodes.forEach((node, index) => {
+    for (const value of plannedInputs(node)) lastUse.set(value.id, index);
+  });
+  const bytesOf = (value: Value) => (value.rows === "seq" ? maxSeq : 1) * value.cols * 4;
+  const slotBytes: number[] = [];
+  const slotOf = new Map<number, number>();
+  const free: number[] = [];
+  nodes.forEach((node, index) => {
+    const bytes = bytesOf(node.out);
+    // The smallest free slot that is large enough, else the largest one, which grows.
+    free.sort((a, b) => (slotBytes[a] ?? 0) - (slotBytes[b] ?? 0));
+    const fitting = free.findIndex((slot) => (slotBytes[slot] ?? 0) >= bytes);
+    const slot = free.splice(fitting >= 0 ? fitting : free.length - 1, 1)[0] ?? slotBytes.length;
+    slotBytes[slot] = Math.max(slotBytes[slot] ?? 0, bytes);
+    slotOf.set(node.out.id, slot);
+    for (const value of new Set(plannedInputs(node))) {
+      const owned = slotOf.get(value.id);
+      if (lastUse.get(value.id) === index && !keep.has(value.id) && value.id !== logits.id && owned !== undefined) {
+        free.push(owned);
+      }
+    }
+  });
+  return { slotBytes, slotOf };
+}
+
+/** Plans a recorded graph whose result is `logits`. Throws an Error if the graph holds what no kernel computes. */
+export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Plan {
+  const { maxSeq, tuning } = options;
+  const keep = new Set(options.taps ? [...graph.taps.values()].map((value) => value.id) : []);
+  const nodes = fuse(graph, keep);
+  const { slotBytes, slotOf } = assignSlots(nodes, logits, keep, maxSeq);
+  const slot = (value: Value): Operand => {
+    const index = slotOf.get(value.id);
+    if (index === undefined) throw new Error(`plan: value ${value.id} is used before it is computed`);
+    return { slot: index };
+  };
+  const steps = nodes.flatMap((node) => planNode(node, slot, options));
+  steps.push({
+    label: "argmax",
+    kernel: argmax(logits.cols, tuning.argmaxLanes),
+    bindings: { state, logits: slot(logits), choice: { shared: "choice" } },
+    flopsPerToken: 0,
+  });
+  const taps = new Map<string, { slot: number; cols: number }>();
+  if (options.taps) {
+    for (const [name, value] of graph.taps) taps.set(name, { slot: slotOf.get(value.id) ?? 0, cols: value.cols });
+  }
+  const labelled = steps.map((step) => ({ ...step, label: `${step.label} ${step.kernel.name}` }));
+  const logitsSlot = slotOf.get(logits.id) ?? 0;
+  return { kind: graph.kind, maxSeq, steps: labelled, slotBytes, logitsSlot, vocab: logits.cols, taps };
+}
+
+const state: Operand = { shared: "state" };
+
+function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: PlanOptions): Step[] {
+  const { kv, kvRows, rotary, maxSeq, tuning } = options;
+  const { label } = node;
+  const ranges = (ref: MatrixRef) => rowRanges(ref, options.layout(ref), options.maxBindingBytes);
+  const one = (kernel: Kernel, bindings: Record<string, Operand>): Step[] => [
+    { label, kernel, bindings: { state, ...bindings }, flopsPerToken: 0 },
+  ];
+  switch (node.op) {
+    case "embed": {
+      const kernel = embed(options.layout(node.weight), node.weight.cols);
+      return ranges(node.weight).map((_, range) => ({
+        label,
+        kernel,
+        bindings: { state, ids: { shared: "ids" }, x: slot(node.out), ...matrixBindings(node.weight, range) },
+        flopsPerToken: 0,
+      }));
+    }
+    case "lastRow":
+      return one(lastRow(node.x.cols), { x: slot(node.x), y: slot(node.out) });
+    case "rmsNorm": {
+      const kernel = oneRow(rmsNorm(node.x.cols, node.eps, tuning.normLanes), node.x);
+      return one(kernel, { x: slot(node.x), y: slot(node.out), gain: { vector: node.gain } });
+    }
+    case "layerNorm": {
+      const kernel = oneRow(layerNorm(node.x.cols, node.eps, tuning.normLanes), node.x);
+      const vectors = { gain: { vector: node.gain }, bias: { vector: node.bias } };
+      return one(kernel, { x: slot(node.x), y: slot(node.out), ...vectors });
+    }
+    case "headNorm": {
+      const { heads, kvHeads, headDim } = node.heads;
+      return one(headNorm(heads, kvHeads, headDim, node.eps), {
+        qkv: slot(node.x),
+        y: slot(node.out),
+        qGain: { vector: node.qGain },
+        qBias: { vector: node.qBias },
+        kGain: { vector: node.kGain },
+        kBias: { vector: node.kBias },
+      });
+    }
+    case "ropeAppend":
+      return one(ropeAppend({ ...node.heads, kv, kvRows }, rotary), {
+        qkv: slot(node.x),
+        table: { shared: "rope" },
+        q: slot(node.out),
+        ...cacheBindings(node.layer),
+      });
+    case "attention": {
+      const tile = maxSeq === 1 ? tuning.decodeAttention : tuning.prefillAttention;
+      const kernel = attention({ ...node.heads, kv, kvRows }, node.scale, node.window, tile);
+      return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) });
+    }
+    case "fusedLinear":
+      return ranges(node.weight).map((rows, range) => planLinear(node, rows, range, slot, options));
+  }
+}
+
+/** A norm of a single row (after `lastRow`) is one workgroup, however many tokens the call has. */
+function oneRow(kernel: Kernel, x: Value): Kernel {
+  return x.rows === 1 ? { ...kernel, grid: () => [1, 1, 1] } : kernel;
+}
+
+function planLinear(
+  node: FusedLinear,
+  { rows: rangeRows }: RowRange,
+  range: number,
+  slot: (value: Value) => Operand,
+  { layout, tuning }: PlanOptions,
+): Step {
+  const { weight, epilogue } = node;
+  const shape = { layout: layout(weight), epilogue, rows: weight.rows, cols: weight.cols, rangeRows };
+  return {
+    label: node.label,
+    kernel: node.x.rows === 1 ? matvec(shape, tuning.matvec) : matmul(shape, tuning.matmul),
+    bindings: {
+      state,
+      x: slot(node.x),
+      y: slot(node.out),
+      ...matrixBindings(weight, range),
+      ...(node.bias === undefined ? {} : { bias: { vector: node.bias } }),
+      ...(node.residual === undefined ? {} : { residual: slot(node.residual) }),
+    },
+    flopsPerToken: 2 * rangeRows * weight.parts * weight.cols,
+  };
+}
+
+function matrixBindings(matrix: MatrixRef, range: number): Record<string, Operand> {
+  return { weight: { matrix, range }, range: { rowRange: matrix, range } };
+}
+
+function cacheBindings(layer: number): Record<string, Operand> {
+  return { keys: { cache: "keys", layer }, values: { cache: "values", layer } };
+}
+
+/** Bytes of a matrix on the GPU, padding included. */
+export function matrixBytes(ref: MatrixRef, layout: WeightLayout): number {
+  return rowBytes(layout, ref.cols) * ref.rows * ref.parts;
+}
+
+/** A plan as text: a line per dispatch, with its slots. */
+export function explain(plan: Plan): string {
+  const lines = plan.steps.map((step) => {
+    const operands = Object.entries(step.bindings).flatMap(([name, operand]) =>
+      "slot" in operand ? [`${name}=#${operand.slot}`] : [],
+    );
+    return `  ${step.label}  ${operands.join(" ")}`;
+  });
+  const slots = plan.slotBytes.map((bytes, index) => `#${index} ${bytes}`).join(", ");
+  const head = `${plan.kind}: ${plan.steps.length} dispatches for up to ${plan.maxSeq} tokens; slots in bytes: ${slots}`;
+  return [head, ...lines].join("\n");
+}

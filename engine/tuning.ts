@@ -1,0 +1,29 @@
+/** Sizes of workgroups and register tiles. Software adapters and GPUs want opposite ones: see DESIGN.md, "Kernels". */
+
+import type { Device } from "./device.ts";
+import type { Tuning } from "./plan.ts";
+
+/** An invocation of a software adapter is a SIMD lane: a thread that owns whole rows needs no reduction. */
+const software: Tuning = {
+  matvec: { lanes: 1, groups: 16 },
+  matmul: { threads: 32, quads: 1 },
+  decodeAttention: { threads: 16 },
+  prefillAttention: { threads: 16 },
+  normLanes: 8,
+  argmaxLanes: 32,
+};
+
+/** Untuned defaults that are sound on any GPU. */
+const gpu: Tuning = {
+  matvec: { lanes: 32, groups: 2 },
+  matmul: { threads: 64, quads: 2 },
+  decodeAttention: { threads: 32 },
+  prefillAttention: { threads: 32 },
+  normLanes: 128,
+  argmaxLanes: 256,
+};
+
+/** The sizes for a device. */
+export function tuningFor(device: Device): Tuning {
+  return device.isSoftware ? software : gpu;
+}

@@ -1,0 +1,239 @@
+/** Checks a checkpoint's tensors against what a model asks for, and streams them to the GPU. */
+
+import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import type { Device, DeviceBuffer } from "./device.ts";
+import { PhiError, printable } from "./errors.ts";
+import type { PlainDType } from "./formats/plain.ts";
+import { isPackedAsStored, isPlain, packRows, plainBytes, plainLayout, toFloat32 } from "./formats/plain.ts";
+import type { Architecture } from "./models/architecture.ts";
+import type { TensorInfo } from "./safetensors.ts";
+import {
+  type MatrixRef,
+  type RowRange,
+  rowRanges,
+  type TensorNeed,
+  type VectorRef,
+  type WeightRef,
+} from "./weights.ts";
+
+const maxNamesShown = 20;
+
+/** A tensor that passed the checks. */
+type FloatTensor = TensorInfo & { readonly dtype: PlainDType };
+
+/** The checkpoint's tensors as the model will use them. */
+export interface CheckedWeights {
+  readonly declared: ReadonlyMap<string, WeightRef>;
+  layout(ref: MatrixRef): WeightLayout;
+  tensor(need: TensorNeed): FloatTensor;
+  /** Parameters that the model uses. */
+  readonly parameters: number;
+  /** Bytes that are read from the files. */
+  readonly storedBytes: number;
+  /** Tensors in the file that the model does not use. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Compares names, shapes and dtypes. Throws one PhiError "checkpoint" that names all the missing tensors, or all the
+ * mis-shaped ones (up to 20 and a count), and refuses tensors of layers past the config's last.
+ */
+export function checkWeights(
+  checkpoint: Checkpoint,
+  architecture: Architecture,
+  declared: ReadonlyMap<string, WeightRef>,
+): CheckedWeights {
+  const needs = [...declared.values()].flatMap((ref) => ref.tensors);
+  const missing = needs.filter(({ name }) => !checkpoint.tensors.has(name));
+  if (missing.length > 0) {
+    const names = list(missing.map(({ name, shape }) => `"${printable(name)}" [${shape.join(", ")}]`));
+    throw new PhiError(
+      "checkpoint",
+      `${printable(checkpoint.name)}: expected ${needs.length} tensors, got ${needs.length - missing.length}; missing: ${names}`,
+      ["Is the download complete, and is config.json from the same checkpoint?"],
+    );
+  }
+  const wrong: string[] = [];
+  const tensors = new Map<string, FloatTensor>();
+  for (const need of needs) {
+    const tensor = checkpoint.tensors.get(need.name);
+    if (tensor === undefined) continue;
+    const where = `${printable(tensor.file)}: tensor "${printable(need.name)}"`;
+    if (!isPlain(tensor.dtype)) wrong.push(`${where}: expected F32, F16 or BF16, got ${tensor.dtype}`);
+    else if (!hasShape(tensor, need)) {
+      const orMore = need.mayHaveMoreRows ? " or more rows" : "";
+      wrong.push(`${where}: expected [${need.shape.join(", ")}]${orMore}, got [${tensor.shape.join(", ")}]`);
+    } else tensors.set(need.name, { ...tensor, dtype: tensor.dtype });
+  }
+  if (wrong.length > 0) {
+    throw new PhiError("checkpoint", list(wrong, "; "), ["Is this config.json from another checkpoint?"]);
+  }
+  const surplus = [...checkpoint.tensors.keys()].filter((name) => !tensors.has(name));
+  const deeper = surplus.filter(
+    (name) => Number(architecture.layerPattern.exec(name)?.[1] ?? -1) >= architecture.layers,
+  );
+  if (deeper.length > 0) {
+    const names = list(deeper.map((name) => `"${printable(name)}"`));
+    throw new PhiError(
+      "checkpoint",
+      `config.json: "num_hidden_layers": expected a layer for every tensor of the files, got ${architecture.layers}; beyond it: ${names}`,
+      ["Is this config.json from another checkpoint?"],
+    );
+  }
+  const tensor = (need: TensorNeed): FloatTensor => {
+    const info = tensors.get(need.name);
+    if (info === undefined) throw new Error(`${need.name} was not declared`);
+    return info;
+  };
+  const count = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1);
+  return {
+    declared,
+    layout: (ref) => plainLayout(ref.tensors.map((need) => tensor(need).dtype)),
+    tensor,
+    parameters: needs.reduce((sum, need) => sum + count(need.shape), 0),
+    storedBytes: needs.reduce((sum, need) => sum + count(need.shape) * plainBytes(tensor(need).dtype), 0),
+    notes:
+      surplus.length === 0
+        ? []
+        : [`${surplus.length} tensors of the files are not used: ${list(surplus.map(printable))}`],
+  };
+}
+
+function hasShape(tensor: TensorInfo, need: TensorNeed): boolean {
+  return (
+    tensor.shape.length === need.shape.length &&
+    tensor.shape.every((n, i) => (i === 0 && need.mayHaveMoreRows ? n >= (need.shape[i] ?? 0) : n === need.shape[i]))
+  );
+}
+
+function list(items: readonly string[], separator = ", "): string {
+  const shown = items.slice(0, maxNamesShown).join(separator);
+  return items.length > maxNamesShown ? `${shown}${separator}and ${items.length - maxNamesShown} more` : shown;
+}
+
+/** A row range of a matrix on the GPU. */
+export interface GpuRange {
+  readonly weight: DeviceBuffer;
+  /** Uniform { first, rows }. */
+  readonly range: DeviceBuffer;
+}
+
+export interface GpuWeights {
+  matrix(ref: MatrixRef): readonly GpuRange[];
+  vector(ref: VectorRef): DeviceBuffer;
+}
+
+const pieceBytes = 8 << 20; // read and written at a time: the host holds one piece
+const flushBytes = 64 << 20; // a writeBuffer's staging memory is freed by the next finished submit
+
+interface UploadOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+}
+
+/** Streams all declared weights to the GPU, a piece at a time. Throws PhiError "io", "machine" or "aborted". */
+export async function uploadWeights(
+  device: Device,
+  checkpoint: Checkpoint,
+  weights: CheckedWeights,
+  { signal, onProgress }: UploadOptions,
+): Promise<GpuWeights> {
+  const matrices = new Map<string, GpuRange[]>();
+  const vectors = new Map<string, DeviceBuffer>();
+  let doneBytes = 0;
+  let pendingBytes = 0;
+
+  async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
+    device.writeBuffer(buffer, offsetBytes, data);
+    pendingBytes += data.byteLength;
+    if (pendingBytes >= flushBytes) await flush();
+  }
+
+  async function flush(): Promise<void> {
+    device.submit("weights", []);
+    await device.workDone();
+    pendingBytes = 0;
+  }
+
+  async function read(tensor: TensorInfo, offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
+    if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
+    const bytes = await checkpoint.read(tensor, offsetBytes, lengthBytes);
+    doneBytes += lengthBytes;
+    onProgress?.(doneBytes, weights.storedBytes);
+    return bytes;
+  }
+
+  /** Rows firstRow … of the stacked tensors of a matrix to consecutive packed rows of a buffer. */
+  async function writeRows(ref: MatrixRef, { firstRow, rows }: RowRange, buffer: DeviceBuffer, offsetBytes: number) {
+    const layout = weights.layout(ref);
+    const packedBytes = rowBytes(layout, ref.cols);
+    let tensorFirst = 0;
+    for (const need of ref.tensors) {
+      const tensor = weights.tensor(need);
+      const tensorRows = need.shape[0] ?? 0;
+      const storedBytes = ref.cols * plainBytes(tensor.dtype);
+      const rowsPerPiece = Math.max(1, Math.floor(pieceBytes / storedBytes));
+      const end = Math.min(firstRow + rows, tensorFirst + tensorRows);
+      for (let row = Math.max(firstRow, tensorFirst); row < end; row += rowsPerPiece) {
+        const count = Math.min(rowsPerPiece, end - row);
+        const bytes = await read(tensor, (row - tensorFirst) * storedBytes, count * storedBytes);
+        const asStored = isPackedAsStored(tensor.dtype, layout, ref.cols);
+        const packed = asStored ? bytes : packRows(bytes, tensor.dtype, layout, ref.cols);
+        await write(buffer, offsetBytes + (row - firstRow) * packedBytes, packed as Uint8Array<ArrayBuffer>);
+      }
+      tensorFirst += tensorRows;
+    }
+  }
+
+  async function uploadMatrix(ref: MatrixRef): Promise<GpuRange[]> {
+    const layout = weights.layout(ref);
+    const ranges: GpuRange[] = [];
+    for (const range of rowRanges(ref, layout, device.maxBindingBytes)) {
+      const partBytes = range.rows * rowBytes(layout, ref.cols);
+      const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
+      const weight = device.createBuffer(ref.key, partBytes * ref.parts, usage);
+      for (let part = 0; part < ref.parts; part++) {
+        await writeRows(
+          ref,
+          { firstRow: part * ref.rows + range.firstRow, rows: range.rows },
+          weight,
+          part * partBytes,
+        );
+      }
+      const uniform = device.createBuffer(`${ref.key} rows`, 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
+      device.writeBuffer(uniform, 0, new Uint32Array([range.firstRow, range.rows, 0, 0]));
+      ranges.push({ weight, range: uniform });
+    }
+    return ranges;
+  }
+
+  async function uploadVector(ref: VectorRef): Promise<DeviceBuffer> {
+    const buffer = device.createBuffer(ref.key, ref.length * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
+    let at = 0;
+    for (const need of ref.tensors) {
+      const tensor = weights.tensor(need);
+      const length = need.shape[0] ?? 0;
+      const values = toFloat32(await read(tensor, 0, length * plainBytes(tensor.dtype)), tensor.dtype);
+      await write(buffer, at * 4, new Uint8Array(values.buffer));
+      at += length;
+    }
+    return buffer;
+  }
+
+  for (const ref of weights.declared.values()) {
+    if (ref.kind === "matrix") matrices.set(ref.key, await uploadMatrix(ref));
+    else vectors.set(ref.key, await uploadVector(ref));
+  }
+  await flush();
+  await checkpoint.assertUnchanged();
+
+  return {
+    matrix: (ref) => matrices.get(ref.key) ?? [],
+    vector(ref) {
+      const buffer = vectors.get(ref.key);
+      if (buffer === undefined) throw new Error(`${ref.key} was not declared`);
+      return buffer;
+    },
+  };
+}

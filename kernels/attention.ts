@@ -1,0 +1,70 @@
+import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
+
+/** What the key/value cache keeps its numbers in. */
+export type KvFormat = "f32" | "f16";
+
+export interface HeadShape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+export interface KvShape extends HeadShape {
+  readonly kv: KvFormat;
+  /** Positions that a layer's cache holds; position p lies in row p % kvRows. */
+  readonly kvRows: number;
+}
+
+export interface AttentionTile {
+  /** Threads in a workgroup, and keys that are scored at a time. */
+  readonly threads: number;
+}
+
+const packs: Readonly<Record<KvFormat, URL>> = {
+  f32: new URL("./kv/f32.wgsl", import.meta.url),
+  f16: new URL("./kv/f16.wgsl", import.meta.url),
+};
+const head = new URL("./kv/head.wgsl", import.meta.url);
+
+/** vec4f in a head, padding included. */
+export function headVecs(headDim: number): number {
+  return Math.ceil(headDim / 4);
+}
+
+/** Bytes of one head's keys (or values) at one position. */
+export function kvHeadBytes(kv: KvFormat, headDim: number): number {
+  return headVecs(headDim) * (kv === "f32" ? 16 : 8);
+}
+
+function headConstants({ heads, kvHeads, headDim, kvRows }: KvShape): Record<string, number> {
+  return { HEADS: heads, KV_HEADS: kvHeads, HEAD_DIM: headDim, KV_ROWS: kvRows };
+}
+
+/** Rotates q [seq, heads, headDim] and k by position and appends k and v to the cache. */
+export function ropeAppend(shape: KvShape, rotary: number): Kernel {
+  const threads = (shape.heads + 2 * shape.kvHeads) * headVecs(shape.headDim);
+  return {
+    name: `ropeAppend<${shape.kv}>`,
+    files: [new URL("./rope_append.wgsl", import.meta.url), stateSnippet, head, packs[shape.kv]],
+    constants: { ...headConstants(shape), ROTARY: rotary },
+    tile: {},
+    grid: (seq) => foldedGrid(Math.ceil((seq * threads) / 64)),
+  };
+}
+
+/** o [seq, heads * headDim] from q and the cache; a query at i sees keys j with 0 <= i - j < window. */
+export function attention(shape: KvShape, scale: number, window: number | undefined, tile: AttentionTile): Kernel {
+  const group = shape.heads / shape.kvHeads;
+  return {
+    name: `attention<${shape.kv}>`,
+    files: [new URL("./attention.wgsl", import.meta.url), stateSnippet, head, packs[shape.kv]],
+    constants: {
+      ...headConstants(shape),
+      SCALE: scale,
+      WINDOW: window ?? 0x7fffffff,
+      THREADS: tile.threads,
+    },
+    tile: { SUMS: Math.ceil(headVecs(shape.headDim) / tile.threads) },
+    grid: (seq) => [shape.kvHeads, Math.ceil((seq * group) / 4), 1],
+  };
+}

@@ -1,0 +1,93 @@
+// attention: o[t, h, :] = sum over j of softmax_j(SCALE * q[t, h] . k[j]) * v[j],  j <= position of t, within WINDOW
+//   q [seq, HEADS, HEAD_VECS]     keys, values: see kv/head.wgsl     o [seq, HEADS * HEAD_DIM]
+//   grid: (KV_HEADS, ceil(seq * GROUP / 4)) workgroups of THREADS threads,  GROUP = HEADS / KV_HEADS
+//   A workgroup takes 4 queries that share a key/value head (heads of the group first, then neighbouring tokens), which
+//   makes a score per query a vec4f, and walks over the keys in tiles of THREADS with a running maximum and sum (online
+//   softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135). Tiles that no query may see
+//   are not visited. The loads of q are the same for the whole workgroup.
+//   Appended: kv/head, kv/*, const SUMS = ceil(HEAD_VECS / THREADS).
+
+override SCALE: f32;
+override WINDOW: u32;  // a query at i sees keys j with i - j < WINDOW
+override THREADS: u32;
+override GROUP: u32 = HEADS / KV_HEADS;
+
+@group(0) @binding(1) var<storage, read> q: array<vec4f>;
+@group(0) @binding(2) var<storage, read> keys: array<KvPack>;
+@group(0) @binding(3) var<storage, read> values: array<KvPack>;
+@group(0) @binding(4) var<storage, read_write> o: array<f32>;
+
+const LOWEST = -3.0e38;
+
+var<workgroup> scores: array<vec4f, THREADS>;   // of each key of the tile
+var<workgroup> weights: array<vec4f, THREADS>;  // exp(score - top)
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let kvHead = id.x;
+  let rows = vec4u(id.y * 4u) + vec4u(0u, 1u, 2u, 3u);       // row = token * GROUP + head within the group
+  let row = min(rows, vec4u(state.seq * GROUP - 1u));        // surplus rows repeat the last one
+  let position = vec4u(state.past) + row / GROUP;
+  let base = (row / GROUP * HEADS + kvHead * GROUP + row % GROUP) * HEAD_VECS;
+
+  var top = vec4f(LOWEST);  // running maximum of the scores
+  var mass = vec4f(0.0);    // running sum of the weights
+  var sums: array<mat4x4f, SUMS>;  // column: query; the dimensions that this thread owns
+
+  let start = select(position.x + 1u - WINDOW, 0u, position.x + 1u <= WINDOW);
+  for (var tile = start; tile <= position.w; tile += THREADS) {
+    // Scores: a thread takes a key and meets the four queries with it.
+    let own = tile + thread;
+    let at = cacheAt(kvHead, min(own, position.w));
+    var dots = vec4f(0.0);
+    for (var d = 0u; d < HEAD_VECS; d++) {
+      dots += unpackKv(keys[at + d]) * mat4x4f(q[base.x + d], q[base.y + d], q[base.z + d], q[base.w + d]);
+    }
+    let seen = (vec4u(own) <= position) & (position - vec4u(own) < vec4u(WINDOW));
+    scores[thread] = select(vec4f(LOWEST), dots * SCALE, seen);
+    workgroupBarrier();
+
+    // Weights: all threads find the new maximum, each one weighs its key. For a query that has seen no key yet they are
+    // of no use, and the next real maximum fades them to 0.
+    var highest = top;
+    for (var j = 0u; j < THREADS; j++) {
+      highest = max(highest, scores[j]);
+    }
+    weights[thread] = exp(scores[thread] - highest);
+    workgroupBarrier();
+
+    // Values: a thread takes four dimensions of the output.
+    let fade = exp(top - highest);
+    top = highest;
+    mass *= fade;
+    for (var s = 0u; s < SUMS; s++) {
+      sums[s] = mat4x4f(sums[s][0] * fade.x, sums[s][1] * fade.y, sums[s][2] * fade.z, sums[s][3] * fade.w);
+    }
+    let tileKeys = min(THREADS, position.w + 1u - tile);
+    for (var j = 0u; j < tileKeys; j++) {
+      let weight = weights[j];
+      mass += weight;
+      let valueAt = cacheAt(kvHead, tile + j);
+      for (var s = 0u; s < SUMS; s++) {
+        let value = unpackKv(values[valueAt + min(thread + s * THREADS, HEAD_VECS - 1u)]);
+        sums[s] += mat4x4f(weight.x * value, weight.y * value, weight.z * value, weight.w * value);
+      }
+    }
+    workgroupBarrier();
+  }
+
+  for (var s = 0u; s < SUMS; s++) {
+    let vec = thread + s * THREADS;
+    for (var i = 0u; i < 4u; i++) {
+      if (vec < HEAD_VECS && rows[i] == row[i]) {
+        let result = sums[s][i] / mass[i];
+        let head = kvHead * GROUP + row[i] % GROUP;
+        for (var k = 0u; k < 4u; k++) {
+          if (vec * 4u + k < HEAD_DIM) {
+            o[(row[i] / GROUP * HEADS + head) * HEAD_DIM + vec * 4u + k] = result[k];
+          }
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,31 @@
+// embed: x[t, :] = E[ids[t], :],  for the ids that this row range of E holds
+//   ids [seq]     E [vocab, COLS]     x [seq, COLS]     grid: ceil(seq * BLOCKS / 64), a thread a block of a row
+//   Appended: weights/*.
+
+@group(0) @binding(1) var<storage, read> ids: array<u32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) id: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let item = workgroupNumber(id, count) * 64u + thread;
+  let token = item / BLOCKS;
+  let block = item % BLOCKS;
+  if (token >= state.seq) {
+    return;
+  }
+  let row = ids[token] - range.first;  // wraps around for an id before the range, which the test below refuses too
+  if (row >= range.rows) {
+    return;
+  }
+  let values = weightBlock(row, block);
+  for (var k = 0u; k < BLOCK; k++) {
+    let column = block * BLOCK + k;
+    if (column < COLS) {
+      x[token * COLS + column] = values[k / 4u][k % 4u];
+    }
+  }
+}

@@ -1,0 +1,9 @@
+// y = sum + bias
+
+const PARTS = 1u;
+
+@group(2) @binding(0) var<storage, read> bias: array<f32>;
+
+fn store(token: u32, row: u32, sum: array<f32, PARTS>) {
+  y[token * ROWS_TOTAL + row] = sum[0] + bias[row];
+}

@@ -1,0 +1,11 @@
+// y = residual + (sum + bias)
+
+const PARTS = 1u;
+
+@group(2) @binding(0) var<storage, read> bias: array<f32>;
+@group(2) @binding(1) var<storage, read> residual: array<f32>;
+
+fn store(token: u32, row: u32, sum: array<f32, PARTS>) {
+  let at = token * ROWS_TOTAL + row;
+  y[at] = residual[at] + (sum[0] + bias[row]);
+}

@@ -1,0 +1,11 @@
+// Cache format f32: four dimensions of a head in 16 bytes.
+
+alias KvPack = vec4f;
+
+fn packKv(v: vec4f) -> KvPack {
+  return v;
+}
+
+fn unpackKv(p: KvPack) -> vec4f {
+  return p;
+}

@@ -1,0 +1,20 @@
+import type { Kernel } from "./kernel.ts";
+import { type LinearShape, linearSnippets } from "./linear.ts";
+
+export interface MatmulTile {
+  /** Threads in a workgroup, four rows each. */
+  readonly threads: number;
+  /** Groups of four tokens that a thread keeps sums for. */
+  readonly quads: number;
+}
+
+/** y [seq, rows] = epilogue(x [seq, cols] · Wᵀ), W [rows, cols]: a linear for several tokens. */
+export function matmul(shape: LinearShape, { threads, quads }: MatmulTile): Kernel {
+  return {
+    name: `matmul<${shape.layout},${shape.epilogue}>`,
+    files: [new URL("./matmul.wgsl", import.meta.url), ...linearSnippets(shape)],
+    constants: { COLS: shape.cols, ROWS_TOTAL: shape.rows, THREADS: threads },
+    tile: { QUADS: quads },
+    grid: (seq) => [Math.ceil(shape.rangeRows / (threads * 4)), Math.ceil(seq / (quads * 4)), 1],
+  };
+}

@@ -1,0 +1,66 @@
+// matvec: y[r] = epilogue(sum over k of W[r, k] * x[k]),  one token
+//   x [COLS]     W [ROWS_TOTAL, COLS] (PARTS times)     y [ROWS_TOTAL]
+//   grid: ceil(range.rows / (GROUPS * 4)) workgroups of GROUPS groups of LANES threads
+//   LANES threads share the columns of 4 rows: 1 makes a thread own whole rows, which suits software adapters, where
+//   the loads of x are then uniform; a subgroup's worth makes the loads of W contiguous, which suits GPUs.
+//   Appended: weights/*, activations/*, epilogues/*.
+
+override ROWS_TOTAL: u32;
+override LANES: u32;
+override GROUPS: u32;
+
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+var<workgroup> partial: array<vec4f, LANES * GROUPS * PARTS>;
+
+@compute @workgroup_size(LANES * GROUPS)
+fn main(
+  @builtin(workgroup_id) id: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let lane = thread % LANES;
+  let first = (workgroupNumber(id, count) * GROUPS + thread / LANES) * 4u;
+  let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(range.rows - 1u));
+
+  var sums: array<vec4f, PARTS>;  // four rows each
+  for (var block = lane; block < BLOCKS; block += LANES) {
+    for (var p = 0u; p < PARTS; p++) {
+      let part = rows + vec4u(p * range.rows);
+      let w0 = weightBlock(part.x, block);
+      let w1 = weightBlock(part.y, block);
+      let w2 = weightBlock(part.z, block);
+      let w3 = weightBlock(part.w, block);
+      for (var v = 0u; v < VECS; v++) {
+        sums[p] += inputVec(0u, block * VECS + v) * mat4x4f(w0[v], w1[v], w2[v], w3[v]);
+      }
+    }
+  }
+
+  if (LANES > 1u) {
+    for (var p = 0u; p < PARTS; p++) {
+      partial[p * LANES * GROUPS + thread] = sums[p];
+    }
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+      workgroupBarrier();
+      if (lane < half) {
+        for (var p = 0u; p < PARTS; p++) {
+          sums[p] += partial[p * LANES * GROUPS + thread + half];
+          partial[p * LANES * GROUPS + thread] = sums[p];
+        }
+      }
+    }
+  }
+
+  if (lane == 0u) {
+    for (var r = 0u; r < 4u; r++) {
+      if (first + r < range.rows) {
+        var sum: array<f32, PARTS>;
+        for (var p = 0u; p < PARTS; p++) {
+          sum[p] = sums[p][r];
+        }
+        store(0u, range.first + first + r, sum);
+      }
+    }
+  }
+}

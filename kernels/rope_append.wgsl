@@ -1,0 +1,67 @@
+// ropeAppend: rotates q and k of a fused row by their position and appends k and v to the cache
+//   (Su et al. 2021, arXiv 2104.09864, in the "rotate half" layout of Hugging Face: dimension i pairs with i + ROTARY / 2)
+//   qkv [seq, (HEADS + 2 * KV_HEADS) * HEAD_DIM]     table [positions, ROTARY / 2] of (cos, sin)
+//   q [seq, HEADS, HEAD_VECS]     keys, values: see kv/head.wgsl
+//   grid: ceil(seq * (HEADS + 2 * KV_HEADS) * HEAD_VECS / 64), a thread four dimensions of a head
+//   Appended: kv/head, kv/*.
+
+override ROTARY: u32;
+
+@group(0) @binding(1) var<storage, read> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read> table: array<vec2f>;
+@group(0) @binding(3) var<storage, read_write> q: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> keys: array<KvPack>;
+@group(0) @binding(5) var<storage, read_write> values: array<KvPack>;
+
+fn rotated(base: u32, position: u32, i: u32) -> f32 {
+  if (i >= HEAD_DIM) {
+    return 0.0;
+  }
+  if (i >= ROTARY) {
+    return qkv[base + i];
+  }
+  let half = ROTARY / 2u;
+  let turn = table[position * half + i % half];
+  if (i < half) {
+    return qkv[base + i] * turn.x - qkv[base + i + half] * turn.y;
+  }
+  return qkv[base + i] * turn.x + qkv[base + i - half] * turn.y;
+}
+
+fn plain(base: u32, i: u32) -> f32 {
+  if (i >= HEAD_DIM) {
+    return 0.0;
+  }
+  return qkv[base + i];
+}
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) id: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let item = workgroupNumber(id, count) * 64u + thread;
+  let vec = item % HEAD_VECS;
+  let head = item / HEAD_VECS % (HEADS + 2u * KV_HEADS);
+  let token = item / HEAD_VECS / (HEADS + 2u * KV_HEADS);
+  if (token >= state.seq) {
+    return;
+  }
+  let position = state.past + token;
+  let base = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
+  let i = vec * 4u;
+  if (head >= HEADS + KV_HEADS) {
+    let four = vec4f(plain(base, i), plain(base, i + 1u), plain(base, i + 2u), plain(base, i + 3u));
+    values[cacheAt(head - HEADS - KV_HEADS, position) + vec] = packKv(four);
+    return;
+  }
+  let four = vec4f(
+    rotated(base, position, i), rotated(base, position, i + 1u),
+    rotated(base, position, i + 2u), rotated(base, position, i + 3u));
+  if (head < HEADS) {
+    q[(token * HEADS + head) * HEAD_VECS + vec] = four;
+  } else {
+    keys[cacheAt(head - HEADS, position) + vec] = packKv(four);
+  }
+}
