@@ -1,5 +1,5 @@
 /** `phi generate`: prompt in, text out. */
-import { type GenerationResult, PhiError, type SamplingOptions } from "../engine/index.ts";
+import { type GenerationResult, PhiError, randomSeed, type SamplingOptions } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
@@ -127,8 +127,9 @@ function promptIds(
 
 /** The options of the draw: the model's own defaults under what the command line says. */
 function sampling(opened: OpenedModel, options: GenerateCommandOptions): SamplingOptions {
+  const { doSample, bosId, eosIds, notes, ...modelDefaults } = opened.model.generationDefaults;
   const chosen: SamplingOptions = {
-    ...opened.model.generationDefaults,
+    ...(doSample && { temperature: 1, ...modelDefaults }),
     ...(options.temperature !== undefined && { temperature: options.temperature }),
     ...(options.topK !== undefined && { topK: options.topK }),
     ...(options.topP !== undefined && { topP: options.topP }),
@@ -140,7 +141,7 @@ function sampling(opened: OpenedModel, options: GenerateCommandOptions): Samplin
   };
   if (options.seed !== undefined) return { ...chosen, seed: options.seed };
   if ((chosen.temperature ?? 0) === 0) return chosen;
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
+  const seed = randomSeed();
   process.stderr.write(`seed: ${seed}\n`);
   return { ...chosen, seed };
 }

@@ -1,6 +1,6 @@
 /** `phi logits`: the logits of every position, as a safetensors file. */
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { PhiError, printable } from "../engine/index.ts";
+import { PhiError, printable, safetensorsHeader } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
@@ -28,10 +28,11 @@ export async function logits(options: LogitsOptions, signal: AbortSignal): Promi
       throw new PhiError("usage", `prompt is ${options.ids.length} tokens, context is ${model.context}`);
     }
     file = await writing(options.output, () => open(partial, "wx"));
-    const header = safetensorsHeader(options.ids.length, model.vocabularySize);
+    const shape = [options.ids.length, model.vocabularySize];
+    const header = safetensorsHeader([{ name: "logits", dtype: "F32", shape }]);
     await writing(options.output, () => writeAll(file, header, 0));
     for await (const { firstPosition, values } of model.logits(options.ids, { signal })) {
-      const bytes = Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+      const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
       const offset = header.length + firstPosition * model.vocabularySize * 4;
       await writing(options.output, () => writeAll(file, bytes, offset));
     }
@@ -47,19 +48,8 @@ export async function logits(options: LogitsOptions, signal: AbortSignal): Promi
   }
 }
 
-/** The head of a safetensors file with the one tensor `logits`, F32 [rows, columns]: its length, then JSON. */
-export function safetensorsHeader(rows: number, columns: number): Buffer {
-  const tensor = { dtype: "F32", shape: [rows, columns], data_offsets: [0, rows * columns * 4] };
-  const json = JSON.stringify({ logits: tensor });
-  const padded = json.padEnd(Math.ceil(json.length / 8) * 8);
-  const header = Buffer.alloc(8 + padded.length);
-  header.writeBigUInt64LE(BigInt(padded.length));
-  header.write(padded, 8, "ascii");
-  return header;
-}
-
 /** One `write` may take less than it was given. */
-async function writeAll(file: FileHandle | undefined, bytes: Buffer, offset: number): Promise<void> {
+async function writeAll(file: FileHandle | undefined, bytes: Uint8Array, offset: number): Promise<void> {
   for (let done = 0; file !== undefined && done < bytes.length; ) {
     const { bytesWritten } = await file.write(bytes, done, bytes.length - done, offset + done);
     done += bytesWritten;

@@ -124,11 +124,24 @@ describe("phi generate on the bundled model", () => {
   test.each([
     [["--ids", "1024"], "--ids: expected token ids below this model's vocabulary of 1024"],
     [["--logit-bias", "1024=1", "x"], "--logit-bias: expected token ids below"],
-    [["--chat", "x"], "--chat: expected a model with a chat template"],
   ])("phi %j is refused once the model is known", async (args, message) => {
     const { code, stdout, stderr } = await phi(args);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toContain(message);
+  });
+
+  test("--chat renders the model's template, and is refused without one", async () => {
+    const { code, stdout } = await phi(["--chat", "What does a cow say?", "-n", "1", "--json"]);
+    expect(code).toBe(0);
+    const rendered = await phi(["tokenize", "--chat"], {
+      stdin: JSON.stringify([{ role: "user", content: "What does a cow say?" }]),
+    });
+    expect(JSON.parse(stdout).stats.prompt_tokens).toBe(JSON.parse(rendered.stdout).length);
+    const plain = withoutTokenizer();
+    copyFileSync(join(phiTiny, "tokenizer.json"), join(plain, "tokenizer.json"));
+    const refused = await phi(["-m", plain, "--chat", "x"]);
+    expect({ code: refused.code, stdout: refused.stdout }).toEqual({ code: 2, stdout: "" });
+    expect(refused.stderr).toContain("--chat: expected a model with a chat template");
   });
 
   test("invalid UTF-8 on stdin is refused with its offset", async () => {
@@ -155,7 +168,7 @@ describe("phi generate on the bundled model", () => {
       expect(code).toBe(0);
       expect(stderr).toBe("note: no GPU or Vulkan driver found; running on SwiftShader, a slow software driver\n");
       expect(JSON.parse(stdout).token_ids).toEqual(story.greedy_ids);
-      const failing = await phi(["--json", "--chat", "x"], { env });
+      const failing = await phi(["--ids", "1024"], { env });
       expect(failing.code).toBe(2);
     },
   );
