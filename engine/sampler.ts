@@ -359,7 +359,8 @@ function lastOfFirst(
     let kept = 0;
     for (let place = 0; place < count; place++) {
       const id = ids[place] ?? 0;
-      if ((((largest - (scores[id] ?? 0)) / range) * lastBucket) | (0 === chosen)) ids[kept++] = id;
+      const bucket = (((largest - (scores[id] ?? 0)) / range) * lastBucket) | 0;
+      if (bucket === chosen) ids[kept++] = id;
     }
     count = kept;
   }
