@@ -32,7 +32,7 @@ module.exports = {
       "an on-disk encoding knows the packed layouts and no other part of the GPU side",
       { path: "^dist/engine/formats/" },
       {
-        path: "^dist/(kernels/(?!weights/)|engine/models/|engine/(device|pipelines|profile|plan|run|cache|sampler|generate|index)\\.js$)",
+        path: "^dist/(kernels/(?!weights[./])|engine/models/|engine/(device|pipelines|profile|plan|run|cache|sampler|generate|index)\\.js$)",
       },
     ),
     forbid(
