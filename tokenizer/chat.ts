@@ -75,10 +75,10 @@ const { Environment, Interpreter, parse, tokenize } = jinja as unknown as Jinja;
  * Throws TokenizerError with line and column for a syntax error, and for a template too large or too deeply nested.
  */
 export function parseChatTemplate(source: string, file: string): ChatTemplate {
-  const tags = findTags(source);
+  const advice = ["Use --raw to give the prompt as plain text, without the template."];
   const fail = (message: string, tag: Tag | undefined, cause?: unknown): TokenizerError => {
     const place = tag === undefined ? "" : `, line ${tag.line}, column ${tag.column}`;
-    return new TokenizerError(`${file}: chat template${place}: ${printable(message)}`, [], 3, { cause });
+    return new TokenizerError(`${file}: chat template${place}: ${printable(message)}`, advice, 3, { cause });
   };
   if (source.length > budget.templateCharacters) {
     throw fail(`expected at most ${budget.templateCharacters} characters, got ${source.length}`, undefined);
@@ -87,11 +87,12 @@ export function parseChatTemplate(source: string, file: string): ChatTemplate {
     throw fail(`expected runs of at most ${budget.blankRun} blanks, got a longer one`, undefined);
   }
 
+  const tags = findTags(source);
   let tokens: Token[];
   try {
     tokens = readTokens(source);
   } catch (error) {
-    throw fail(explain(error), firstBadTag(source, tags), error);
+    throw fail(explain(error, "it ends too early"), firstBadTag(source, tags), error);
   }
   const tagOf = tagsOfTokens(tokens, tags);
   const deep = findDeepToken(tokens);
@@ -100,7 +101,7 @@ export function parseChatTemplate(source: string, file: string): ChatTemplate {
   try {
     program = parse(tokens);
   } catch (error) {
-    throw fail(explain(error), tagOf[badToken(tokens)], error);
+    throw fail(explain(error, "it ends too early"), tagOf[badToken(tokens)], error);
   }
   const tagOfNode = new WeakMap<object, Tag>();
   placeNodes(program.body, tokens, 0, tagOf, tagOfNode);
@@ -119,7 +120,7 @@ export function parseChatTemplate(source: string, file: string): ChatTemplate {
         if (error instanceof RaisedByTemplate) {
           throw fail(`the template says: ${error.message}`, interpreter.tag, error);
         }
-        throw fail(explain(error), interpreter.tag, error);
+        throw fail(explain(error, "a value is used in a way that is not supported"), interpreter.tag, error);
       }
     },
   };
@@ -130,9 +131,9 @@ function readTokens(source: string): Token[] {
 }
 
 /** The library's complaint in words that make sense without its source. */
-function explain(error: unknown): string {
+function explain(error: unknown, typeError: string): string {
   if (error instanceof RangeError) return "it is nested too deeply or makes too long a text";
-  if (error instanceof TypeError) return "the template ends too early, or uses a value in a way that is not supported";
+  if (error instanceof TypeError) return typeError;
   const message = error instanceof Error ? error.message : String(error);
   return message === "" ? "break or continue outside of a loop" : message.replace(/^Parser Error: /, "");
 }
@@ -257,7 +258,7 @@ class BoundedInterpreter extends Interpreter {
       if (operand * outer.largest > 4 * budget.characters) throw this.#exceeded(`${budget.characters} characters`);
       outer.largest = Math.max(outer.largest, operand);
     }
-    this.tag = outerTag;
+    this.tag = outerTag ?? this.tag;
     return value;
   }
 
@@ -324,15 +325,14 @@ function findTags(source: string): readonly Tag[] {
   const opening = /\{[%{#]/g;
   let line = 1;
   let lineStart = 0;
-  let counted = 0;
+  let newline = source.indexOf("\n");
   for (let found = opening.exec(source); found !== null; found = opening.exec(source)) {
     const start = found.index;
     const end = tagEnd(source, start, found[0]);
-    for (let at = source.indexOf("\n", counted); at >= 0 && at < start; at = source.indexOf("\n", at + 1)) {
+    for (; newline >= 0 && newline < start; newline = source.indexOf("\n", newline + 1)) {
       line += 1;
-      lineStart = at + 1;
+      lineStart = newline + 1;
     }
-    counted = Math.max(counted, start);
     // The library removes this tag of `transformers` before it reads the template.
     if (!/^\{%-?\s*(?:end)?generation\s*-?%\}$/.test(source.slice(start, Math.min(end, start + 200)))) {
       tags.push({ end, line, column: start - lineStart + 1 });
