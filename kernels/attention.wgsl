@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
     let own = tile + thread;
     let at = cacheAt(kvHead, min(own, position.w));
     var dots = vec4f(0.0);
-    for (var d = 0u; d < HEAD_VECS; d++) {
+    for (var d = state.zero; d < HEAD_VECS; d++) {
       dots += unpackKv(keys[at + d]) * mat4x4f(q[base.x + d], q[base.y + d], q[base.z + d], q[base.w + d]);
     }
     let seen = (vec4u(own) <= position) & (position - vec4u(own) < vec4u(WINDOW));
@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
     // Weights: all threads find the new maximum, each one weighs its key. For a query that has seen no key yet they are
     // of no use, and the next real maximum fades them to 0.
     var highest = top;
-    for (var j = 0u; j < THREADS; j++) {
+    for (var j = state.zero; j < THREADS; j++) {
       highest = max(highest, scores[j]);
     }
     weights[thread] = exp(scores[thread] - highest);
@@ -78,11 +78,11 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
 
   for (var s = 0u; s < SUMS; s++) {
     let vec = thread + s * THREADS;
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = state.zero; i < 4u; i++) {
       if (vec < HEAD_VECS && rows[i] == row[i]) {
         let result = sums[s][i] / mass[i];
         let head = kvHead * GROUP + row[i] % GROUP;
-        for (var k = 0u; k < 4u; k++) {
+        for (var k = state.zero; k < 4u; k++) {
           if (vec * 4u + k < HEAD_DIM) {
             o[(row[i] / GROUP * HEADS + head) * HEAD_DIM + vec * 4u + k] = result[k];
           }

@@ -18,7 +18,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   let lastToken = state.seq - 1u;
 
   var sums: array<array<mat4x4f, QUADS>, PARTS>;  // column t, row r of each matrix
-  for (var block = 0u; block < BLOCKS; block++) {
+  for (var block = state.zero; block < BLOCKS; block++) {
     for (var p = 0u; p < PARTS; p++) {
       let part = rows + vec4u(p * range.rows);
       let w0 = weightBlock(part.x, block);

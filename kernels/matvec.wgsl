@@ -24,7 +24,7 @@ fn main(
   let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(range.rows - 1u));
 
   var sums: array<vec4f, PARTS>;  // four rows each
-  for (var block = lane; block < BLOCKS; block += LANES) {
+  for (var block = lane + state.zero; block < BLOCKS; block += LANES) {
     for (var p = 0u; p < PARTS; p++) {
       let part = rows + vec4u(p * range.rows);
       let w0 = weightBlock(part.x, block);

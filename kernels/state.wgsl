@@ -3,6 +3,7 @@
 struct State {
   past: u32,  // positions already in the key/value cache
   seq: u32,   // tokens of this call, at positions past .. past + seq - 1
+  zero: u32,  // always 0: a loop that starts here is not unrolled, which software adapters would spend seconds compiling
 }
 
 @group(0) @binding(0) var<uniform> state: State;
