@@ -333,7 +333,7 @@ function lastOfFirst(
   weights: Float64Array | undefined,
   target: number,
 ): number {
-  const histogram = new Float64Array(1024);
+  const histogram = new Float64Array(256);
   const lastBucket = histogram.length - 1;
   let count = ids.length;
   let sum = 0;
