@@ -1,0 +1,72 @@
+import { describe, expect, test } from "vitest";
+import { embed } from "../../kernels/embed.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
+import type { WeightLayout } from "../../kernels/weights.ts";
+import { seededRandom } from "../reference/compare.ts";
+import * as reference from "../reference/ops.ts";
+import { broken, expectWithin, liveBuffers, packedWeight, runKernel, smallest } from "./harness.ts";
+
+const vocab = 67;
+/** The second range starts where no block of anything does. */
+const ranges = [
+  [0, 67],
+  [0, 33],
+  [33, 34],
+] as const;
+const seqs = [1, 3, 64, 65];
+
+const cases: readonly { readonly layout: WeightLayout; readonly cols: number }[] = [
+  { layout: "f32", cols: 8 },
+  { layout: "f32", cols: 65 },
+  { layout: "f16", cols: 96 },
+  { layout: "bf16", cols: 63 },
+];
+
+/** Ids that hold the first and the last of each range, and repeat. */
+function someIds(seq: number): number[] {
+  const random = seededRandom(seq);
+  const edges = [66, 0, 32, 33, 66];
+  return Array.from({ length: seq }, (_, i) => edges[i] ?? Math.floor(random() * vocab));
+}
+
+async function check(kernel: Kernel, layout: WeightLayout, cols: number, weightMode: "mixed" | "denormals") {
+  const weight = packedWeight(cols, layout, vocab, cols, weightMode);
+  for (const seq of seqs) {
+    const ids = someIds(seq);
+    const rows = reference.embed(weight.values, ids, { hidden: cols });
+    for (const [first, count] of ranges) {
+      const { x } = await runKernel(
+        kernel,
+        { seq },
+        {
+          ids: Uint32Array.from(ids),
+          weight: weight.words(first, count),
+          range: Uint32Array.of(first, count, 0, 0),
+          x: { output: seq * cols },
+        },
+      );
+      // Ids outside the range are another dispatch's.
+      const isHere = ids.map((id) => id >= first && id < first + count);
+      const expected = rows.map((value, i) => (isHere[Math.floor(i / cols)] ? value : Number.NaN));
+      // Nothing is rounded, so all bits must come through; subnormal ones may be flushed.
+      const bound = (i: number) => (Math.abs(rows[i] ?? 0) < smallest ? smallest : 0);
+      expectWithin(x, expected, bound, { shape: [seq, cols], what: `${kernel.name} rows ${first}+${count}` });
+    }
+  }
+}
+
+describe("embed", () => {
+  test.each(cases)("$layout, $cols columns", async ({ layout, cols }) => {
+    await check(embed(layout, cols), layout, cols, "mixed");
+    await check(embed(layout, cols), layout, cols, "denormals");
+  });
+
+  test("mistakes are found: the start of the range, the last column", async () => {
+    const offset = await broken(embed("f32", 8), "ids[token] - range.first", "ids[token]");
+    await expect(check(offset, "f32", 8, "mixed")).rejects.toThrow(/elements differ/);
+    const short = await broken(embed("f32", 8), "column < COLS", "column < COLS - 1u");
+    await expect(check(short, "f32", 8, "mixed")).rejects.toThrow(/elements differ/);
+  });
+
+  test("no buffer is left", async () => expect(await liveBuffers()).toBe(0));
+});

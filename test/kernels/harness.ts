@@ -1,0 +1,224 @@
+/**
+ * Runs one kernel on arrays. All tests of a process share one device and its pipelines. Every run happens inside error
+ * scopes that must come back empty; what lies behind inputs and outputs, and in outputs that nothing writes, is a NaN.
+ */
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { onTestFinished } from "vitest";
+import { Device, type DeviceBuffer } from "../../engine/device.ts";
+import { createPipelines, type Pipelines } from "../../engine/pipelines.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
+import { type WeightLayout, weightLayouts } from "../../kernels/weights.ts";
+import { testAdapter } from "../gpu.ts";
+import { coordinates, type NastyMode, randomValues } from "../reference/compare.ts";
+import { decodeHalves, encodeHalves, type Numbers } from "../reference/ops.ts";
+
+interface Setup {
+  readonly device: Device;
+  readonly pipelines: Pipelines;
+}
+
+const shared: { setup?: Promise<Setup> } = {};
+
+/** The process's device: it lives as long as the process, for no test file knows whether it is the last one. */
+export function kernelSetup(): Promise<Setup> {
+  shared.setup ??= (async () => {
+    const device = await Device.open(await testAdapter(), { watchdogMs: 120_000 }); // software drivers compile slowly
+    return { device, pipelines: createPipelines(device) };
+  })();
+  return shared.setup;
+}
+
+/** What an output holds before the kernel runs: a NaN as f32, and as either f16. No kernel's arithmetic makes it. */
+const unwritten = 0xfff1fdad;
+/** Words behind the end of every buffer: an input's must not reach a result, an output's must stay. */
+const guardWords = 16;
+
+/** An input with its elements, or an output with its length in words (float32 or u32). */
+export type Operand = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | { readonly output: number };
+type Outputs<Operands> = {
+  readonly [Name in keyof Operands as Operands[Name] extends { readonly output: number } ? Name : never]: Float32Array;
+};
+
+/** Runs a kernel for `seq` tokens at positions past …; `operands` by their names in the WGSL file, `state` excepted. */
+export async function runKernel<Operands extends Readonly<Record<string, Operand>>>(
+  kernel: Kernel,
+  { seq, past = 0 }: { readonly seq: number; readonly past?: number },
+  operands: Operands,
+): Promise<Outputs<Operands>> {
+  const { device, pipelines } = await kernelSetup();
+  const buffers: DeviceBuffer[] = [];
+  const make = (label: string, bytes: number, usage: GPUBufferUsageFlags): DeviceBuffer => {
+    const buffer = device.createBuffer(label, bytes, usage);
+    buffers.push(buffer);
+    return buffer;
+  };
+  device.gpu.pushErrorScope("out-of-memory");
+  device.gpu.pushErrorScope("validation");
+  const outputs: Record<string, Float32Array> = {};
+  try {
+    const pipeline = await pipelines.get(kernel);
+    const bound = new Map<string, DeviceBuffer>();
+    const all: Readonly<Record<string, Operand>> = { ...operands, state: Uint32Array.of(past, seq, 0, 0) };
+    for (const [name, operand] of Object.entries(all)) {
+      const words = "output" in operand ? operand.output : operand.length;
+      const image = new Uint32Array(words + guardWords).fill(unwritten);
+      if (!("output" in operand)) image.set(new Uint32Array(operand.buffer, operand.byteOffset, words));
+      const kind = pipeline.bindings.find((binding) => binding.name === name)?.type;
+      if (kind === undefined) throw new Error(`${kernel.name} has no binding "${name}"`);
+      const usage = kind === "uniform" ? GPUBufferUsage.UNIFORM : GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
+      const buffer = make(name, image.byteLength, usage | GPUBufferUsage.COPY_DST);
+      device.writeBuffer(buffer, 0, image);
+      bound.set(name, buffer);
+    }
+    const groups = pipeline.layouts.map((layout, group) => {
+      const entries = pipeline.bindings
+        .filter((binding) => binding.group === group)
+        .map(({ name, binding }) => {
+          const buffer = bound.get(name);
+          if (buffer === undefined) throw new Error(`${kernel.name}: nothing is bound to "${name}"`);
+          return { binding, resource: { buffer: buffer.gpu } };
+        });
+      return device.createBindGroup(kernel.name, layout, entries);
+    });
+    const encoder = device.gpu.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    pass.setPipeline(pipeline.gpu);
+    groups.forEach((group, index) => {
+      pass.setBindGroup(index, group);
+    });
+    pass.dispatchWorkgroups(...kernel.grid(seq));
+    pass.end();
+    const results = Object.entries(operands).flatMap(([name, operand]) => {
+      const source = bound.get(name);
+      if (!("output" in operand) || source === undefined) return [];
+      const bytes = (operand.output + guardWords) * 4;
+      const copy = make(`${name} copy`, bytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+      encoder.copyBufferToBuffer(source.gpu, 0, copy.gpu, 0, bytes);
+      return [{ name, words: operand.output, copy, bytes }];
+    });
+    device.submit(kernel.name, [encoder.finish()]);
+    for (const { name, words, copy, bytes } of results) {
+      const data = await device.readBack(copy, bytes);
+      const guard = new Uint32Array(data, words * 4);
+      const hit = guard.findIndex((word) => word !== unwritten);
+      if (hit >= 0) throw new Error(`${kernel.name}: element ${words + hit} of "${name}" [${words}] was written`);
+      outputs[name] = new Float32Array(data, 0, words);
+    }
+  } finally {
+    const problems = [await device.gpu.popErrorScope(), await device.gpu.popErrorScope()];
+    for (const buffer of buffers) buffer.dispose();
+    const problem = problems.find((error) => error !== null);
+    // biome-ignore lint/correctness/noUnsafeFinally: a refused call explains whatever else went wrong
+    if (problem) throw new Error(`${kernel.name}: ${problem.message}`);
+  }
+  return outputs as Outputs<Operands>;
+}
+
+/** Buffers that are alive on the shared device: 0 between runs. */
+export async function liveBuffers(): Promise<number> {
+  return (await kernelSetup()).device.ledger.buffers;
+}
+
+/** Rounding of one float32 operation. */
+export const u = 2 ** -24;
+/** Smallest normal float32: WGSL lets a driver flush what is smaller to zero, at any step. */
+export const smallest = 2 ** -126;
+
+/**
+ * Checks each element against a bound of its own, which follows from the condition of what is computed. Throws an error
+ * with the worst case in units of its bound, its coordinates and the count of offenders. A NaN matches only a NaN, which
+ * stands for "not written", an infinity only itself.
+ */
+export function expectWithin(
+  actual: Float32Array,
+  expected: Numbers,
+  bound: (index: number) => number,
+  { shape, what }: { readonly shape: readonly number[]; readonly what: string },
+): void {
+  const count = shape.reduce((product, size) => product * size, 1);
+  if (actual.length !== count || expected.length !== count) {
+    throw new Error(`${what}: expected ${count} elements [${shape}], got ${actual.length} and ${expected.length}`);
+  }
+  let offenders = 0;
+  let worst = { index: 0, excess: -1, bound: 0 };
+  for (let index = 0; index < count; index++) {
+    const a = actual[index] ?? Number.NaN;
+    const e = expected[index] ?? Number.NaN;
+    const allowed = bound(index);
+    if (Object.is(a, e) || Math.abs(a - e) <= allowed) continue;
+    offenders++;
+    const excess = Math.abs(a - e) / allowed;
+    if (!(excess <= worst.excess)) worst = { index, excess, bound: allowed };
+  }
+  if (offenders === 0) return;
+  const at = coordinates(worst.index, shape);
+  throw new Error(
+    `${what}: ${offenders} of ${count} elements differ by more than their bound; worst at ${at}: ` +
+      `expected ${expected[worst.index]} ± ${worst.bound}, got ${actual[worst.index]}`,
+  );
+}
+
+/** A weight [rows, cols] in a packed layout, and the values that it has there. */
+export interface PackedWeight {
+  readonly values: Float32Array;
+  /** Words of the packed rows first … first + rows. */
+  words(first: number, rows: number): Uint32Array<ArrayBuffer>;
+}
+
+/** Random weights: rounded to the layout, each row padded with zeros to whole blocks. */
+export function packedWeight(
+  seed: number,
+  layout: WeightLayout,
+  rows: number,
+  cols: number,
+  mode: NastyMode = "normal",
+): PackedWeight {
+  const raw = randomValues(seed, rows * cols, mode);
+  const halves = layout === "f32" ? undefined : encodeHalves(raw, layout);
+  const values = halves === undefined || layout === "f32" ? raw : decodeHalves(halves, layout);
+  const { blockCols } = weightLayouts[layout];
+  const stride = Math.ceil(cols / blockCols) * blockCols;
+  const packed = halves === undefined ? new Float32Array(rows * stride) : new Uint16Array(rows * stride);
+  const elements = halves ?? raw;
+  for (let row = 0; row < rows; row++) packed.set(elements.subarray(row * cols, (row + 1) * cols), row * stride);
+  return {
+    values,
+    words(first, count) {
+      const part = packed.slice(first * stride, (first + count) * stride);
+      return new Uint32Array(part.buffer);
+    },
+  };
+}
+
+/** Words one after the other. */
+export function joined(...parts: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
+  const out = new Uint32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+/** The kernel with a mistake, for the test that calls: `from`, which must stand in one of its files, becomes `to`. */
+export async function broken(kernel: Kernel, from: string, to: string): Promise<Kernel> {
+  let found = 0;
+  const folder = await mkdtemp(join(tmpdir(), "phi-kernel-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const files = await Promise.all(
+    kernel.files.map(async (url, index) => {
+      const text = await readFile(url, "utf8");
+      if (!text.includes(from)) return url;
+      found++;
+      const path = join(folder, `${index}.wgsl`);
+      await writeFile(path, text.replaceAll(from, to));
+      return pathToFileURL(path);
+    }),
+  );
+  if (found !== 1) throw new Error(`${kernel.name}: "${from}" stands in ${found} of its files`);
+  return { ...kernel, name: `${kernel.name} broken`, files };
+}
