@@ -47,8 +47,8 @@ const cpu = {
     include: ["test/**/*.test.ts"],
     exclude: [gpuTests],
     sequence: { groupOrder: 0 },
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
   },
 };
 
