@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
-import { testDevice } from "../gpu.ts";
+import { openAdapter } from "../../cli/adapter.ts";
 
-test("the device is the project's driver and computes", async () => {
-  const { device, name } = await testDevice();
+test("the adapter is the project's driver, and its device computes", async () => {
+  const { adapter, name, release } = await openAdapter();
+  const device = await adapter.requestDevice();
   expect(name.includes("swiftshader")).toBe(process.env.PHI_ADAPTER === "swiftshader");
   const data = device.createBuffer({ size: 16, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });
   const back = device.createBuffer({ size: 16, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
@@ -28,4 +29,6 @@ test("the device is the project's driver and computes", async () => {
   expect([...new Uint32Array(back.getMappedRange())]).toEqual([1, 2, 5, 10]);
   back.destroy();
   data.destroy();
+  device.destroy();
+  release();
 });
