@@ -259,8 +259,9 @@ function readMerges(value: unknown, idOf: ReadonlyMap<string, number>, notes: st
   if (merges.length > mostMerges) fail("model.merges", `at most ${mostMerges} merges`, merges);
   const triples = new Int32Array(merges.length * 3);
   for (const [rank, merge] of merges.entries()) {
-    const [left, right, more] = typeof merge === "string" ? merge.split(" ") : Array.isArray(merge) ? merge : [];
-    if (typeof left !== "string" || typeof right !== "string" || more !== undefined || left === "" || right === "") {
+    const pair = typeof merge === "string" ? cutInTwo(merge) : merge;
+    const [left, right] = Array.isArray(pair) && pair.length === 2 ? pair : [];
+    if (typeof left !== "string" || typeof right !== "string" || left === "" || right === "") {
       const got = Array.isArray(merge) ? JSON.stringify(merge) : merge;
       fail(`model.merges[${rank}]`, "two tokens", got);
     }
@@ -279,6 +280,12 @@ function readMerges(value: unknown, idOf: ReadonlyMap<string, number>, notes: st
   const repeated = merges.length - table.size;
   if (repeated > 0) notes.push(`${file}: model.merges: ${repeated} merges stand twice; the later one counts`);
   return { triples, table };
+}
+
+/** The two sides of a merge written with one blank, or null. Faster than `split` over 200,000 of them. */
+function cutInTwo(merge: string): readonly [string, string] | null {
+  const at = merge.indexOf(" ");
+  return at < 0 || merge.includes(" ", at + 1) ? null : [merge.slice(0, at), merge.slice(at + 1)];
 }
 
 function readAddedTokens(
