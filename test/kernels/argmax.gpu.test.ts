@@ -32,7 +32,7 @@ function finiteLogits(vocab: number): Readonly<Record<string, Float32Array<Array
     "all equal": new Float32Array(vocab).fill(-3),
     "zeros of both signs": Float32Array.from({ length: vocab }, (_, i) => (i % 2 === 0 ? -0 : 0)),
     "all lowest": new Float32Array(vocab).fill(-3.4028234663852886e38),
-    "negative": randomValues(vocab + 2, vocab).map((value) => -Math.abs(value) - 1),
+    negative: randomValues(vocab + 2, vocab).map((value) => -Math.abs(value) - 1),
   };
 }
 

@@ -41,7 +41,7 @@ async function check(kernel: Kernel, layout: WeightLayout, cols: number, weightM
         {
           ids: Uint32Array.from(ids),
           weight: weight.words(first, count),
-          range: Uint32Array.of(first, count, 0, 0),
+          matrix: Uint32Array.of(first, count, vocab, cols),
           x: { output: seq * cols },
         },
       );
@@ -62,9 +62,9 @@ describe("embed", () => {
   });
 
   test("mistakes are found: the start of the range, the last column", async () => {
-    const offset = await broken(embed("f32", 8), "ids[token] - range.first", "ids[token]");
+    const offset = await broken(embed("f32", 8), "ids[token] - matrix.first", "ids[token]");
     await expect(check(offset, "f32", 8, "mixed")).rejects.toThrow(/elements differ/);
-    const short = await broken(embed("f32", 8), "column < COLS", "column < COLS - 1u");
+    const short = await broken(embed("f32", 8), "column < matrix.cols", "column < matrix.cols - 1u");
     await expect(check(short, "f32", 8, "mixed")).rejects.toThrow(/elements differ/);
   });
 

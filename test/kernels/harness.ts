@@ -36,19 +36,30 @@ const unwritten = 0xfff1fdad;
 /** Words behind the end of every buffer: an input's must not reach a result, an output's must stay. */
 const guardWords = 16;
 
-/** An input with its elements, or an output with its length in words (float32 or u32). */
-export type Operand = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | { readonly output: number };
+/**
+ * An input; a model's vector, which is bound at its exact length, as kernels take that for the number of columns; or an
+ * output with its length in words (float32 or u32).
+ */
+export type Operand =
+  | Float32Array<ArrayBuffer>
+  | Uint32Array<ArrayBuffer>
+  | { readonly vector: Float32Array<ArrayBuffer> }
+  | { readonly output: number };
 type Outputs<Operands> = {
   readonly [Name in keyof Operands as Operands[Name] extends { readonly output: number } ? Name : never]: Float32Array;
 };
 
-/** Runs a kernel for `seq` tokens at positions past …; `operands` by their names in the WGSL file, `state` excepted. */
+/**
+ * Runs a kernel for `seq` tokens at positions past …; `operands` by their names in the WGSL file, `state` excepted.
+ * Loops are kept from being unrolled, where the kernel's constants do not say otherwise: software drivers compile long.
+ */
 export async function runKernel<Operands extends Readonly<Record<string, Operand>>>(
-  kernel: Kernel,
-  { seq, past = 0 }: { readonly seq: number; readonly past?: number },
+  given: Kernel,
+  { seq, past = 0, kvRows = 0 }: { readonly seq: number; readonly past?: number; readonly kvRows?: number },
   operands: Operands,
 ): Promise<Outputs<Operands>> {
   const { device, pipelines } = await kernelSetup();
+  const kernel = { ...given, constants: { UNROLL: 0, ...given.constants } };
   const buffers: DeviceBuffer[] = [];
   const make = (label: string, bytes: number, usage: GPUBufferUsageFlags): DeviceBuffer => {
     const buffer = device.createBuffer(label, bytes, usage);
@@ -60,26 +71,27 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
   const outputs: Record<string, Float32Array> = {};
   try {
     const pipeline = await pipelines.get(kernel);
-    const bound = new Map<string, DeviceBuffer>();
-    const all: Readonly<Record<string, Operand>> = { ...operands, state: Uint32Array.of(past, seq, 0, 0) };
+    const bound = new Map<string, GPUBufferBinding>();
+    const all: Readonly<Record<string, Operand>> = { ...operands, state: Uint32Array.of(past, seq, 0, kvRows) };
     for (const [name, operand] of Object.entries(all)) {
-      const words = "output" in operand ? operand.output : operand.length;
+      const data = "output" in operand ? undefined : "vector" in operand ? operand.vector : operand;
+      const words = "output" in operand ? operand.output : (data?.length ?? 0);
       const image = new Uint32Array(words + guardWords).fill(unwritten);
-      if (!("output" in operand)) image.set(new Uint32Array(operand.buffer, operand.byteOffset, words));
+      if (data !== undefined) image.set(new Uint32Array(data.buffer, data.byteOffset, words));
       const kind = pipeline.bindings.find((binding) => binding.name === name)?.type;
       if (kind === undefined) throw new Error(`${kernel.name} has no binding "${name}"`);
       const usage = kind === "uniform" ? GPUBufferUsage.UNIFORM : GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
       const buffer = make(name, image.byteLength, usage | GPUBufferUsage.COPY_DST);
       device.writeBuffer(buffer, 0, image);
-      bound.set(name, buffer);
+      bound.set(name, { buffer: buffer.gpu, size: "vector" in operand ? words * 4 : image.byteLength });
     }
     const groups = pipeline.layouts.map((layout, group) => {
       const entries = pipeline.bindings
         .filter((binding) => binding.group === group)
         .map(({ name, binding }) => {
-          const buffer = bound.get(name);
-          if (buffer === undefined) throw new Error(`${kernel.name}: nothing is bound to "${name}"`);
-          return { binding, resource: { buffer: buffer.gpu } };
+          const resource = bound.get(name);
+          if (resource === undefined) throw new Error(`${kernel.name}: nothing is bound to "${name}"`);
+          return { binding, resource };
         });
       return device.createBindGroup(kernel.name, layout, entries);
     });
@@ -96,7 +108,7 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
       if (!("output" in operand) || source === undefined) return [];
       const bytes = (operand.output + guardWords) * 4;
       const copy = make(`${name} copy`, bytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
-      encoder.copyBufferToBuffer(source.gpu, 0, copy.gpu, 0, bytes);
+      encoder.copyBufferToBuffer(source.buffer, 0, copy.gpu, 0, bytes);
       return [{ name, words: operand.output, copy, bytes }];
     });
     device.submit(kernel.name, [encoder.finish()]);

@@ -1,0 +1,294 @@
+/** ropeAppend and attention: the two kernels that know how heads lie in the cache. */
+import { describe, expect, test } from "vitest";
+import { attention, ropeAppend } from "../../kernels/attention.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
+import { type NastyMode, randomValues } from "../reference/compare.ts";
+import type { Numbers } from "../reference/ops.ts";
+import * as reference from "../reference/ops.ts";
+import { type CacheShape, cacheElements, cacheWords, packCache, padHeads, stored, unpackCache } from "./cache.ts";
+import { broken, expectWithin, liveBuffers, runKernel, smallest, u } from "./harness.ts";
+
+/** Tokens of a call, positions before it, and what the inputs are like. */
+type Call = readonly [seq: number, past: number, mode: NastyMode];
+
+interface RopeCase extends CacheShape {
+  readonly rotary: number;
+  readonly calls: readonly Call[];
+}
+
+const ropeCases: readonly RopeCase[] = [
+  // Heads that are no whole number of vec4f, with pairs that straddle them.
+  { heads: 4, kvHeads: 2, headDim: 6, rotary: 4, kv: "f32", kvRows: 64, calls: [[1, 0, "normal"], [5, 37, "mixed"]] },
+  { heads: 1, kvHeads: 1, headDim: 10, rotary: 2, kv: "f16", kvRows: 7, calls: [[5, 37, "normal"], [7, 3, "zeros"]] },
+  // phi-2's geometry, in a ring.
+  { heads: 3, kvHeads: 1, headDim: 80, rotary: 32, kv: "f16", kvRows: 16, calls: [[1, 37, "mixed"], [16, 10, "tiny"]] },
+  { heads: 8, kvHeads: 2, headDim: 16, rotary: 12, kv: "f32", kvRows: 40, calls: [[33, 19, "outliers"]] },
+  { heads: 2, kvHeads: 2, headDim: 96, rotary: 96, kv: "f32", kvRows: 70, calls: [[65, 0, "normal"], [3, 67, "denormals"]] },
+]; // biome-ignore format: a table
+
+/** The table of all positions before `positions`, rounded to float32 as the kernel reads it. */
+function rotaryTable(rotary: number, positions: number) {
+  const exact = reference.ropeTable({
+    positions: Array.from({ length: positions }, (_, position) => position),
+    theta: 10000,
+    rotary,
+    factors: Array.from({ length: rotary / 2 }, (_, i) => 1 + i / 8),
+    attentionFactor: 1.19,
+  });
+  const [cos, sin] = [Float32Array.from(exact.cos), Float32Array.from(exact.sin)];
+  const words = Float32Array.from({ length: 2 * cos.length }, (_, i) => (i % 2 === 0 ? cos : sin)[i >> 1] ?? 0);
+  return { cos, sin, words };
+}
+
+async function checkRopeAppend(kernel: Kernel, shape: RopeCase): Promise<void> {
+  const { heads, kvHeads, headDim, rotary, kv, calls } = shape;
+  for (const [seq, past, mode] of calls) {
+    const cols = reference.qkvCols(shape);
+    const qkv = randomValues(seq + past, seq * cols, mode);
+    const table = rotaryTable(rotary, past + seq);
+    const outputs = await runKernel(
+      kernel,
+      { seq, past, kvRows: shape.kvRows },
+      {
+        qkv,
+        table: table.words,
+        q: { output: padHeads(new Float32Array(seq * heads * headDim), headDim).length },
+        keys: { output: cacheWords(shape) },
+        values: { output: cacheWords(shape) },
+      },
+    );
+    const rows = {
+      cos: Float64Array.from(table.cos.subarray((past * rotary) / 2)),
+      sin: Float64Array.from(table.sin.subarray((past * rotary) / 2)),
+    };
+    const split = (values: Numbers, of: typeof rows) =>
+      reference.splitQkv(reference.rope(values, of, { ...shape, seq }), { ...shape, seq });
+    const expected = split(qkv, rows);
+    // The sizes of the two products of each element: rotation by |cos| and -|sin| adds |a cos| and |b sin|.
+    const abs = { cos: rows.cos.map(Math.abs), sin: rows.sin.map((value) => -Math.abs(value)) };
+    const first = split(qkv.map(Math.abs), abs);
+    const second = split(qkv.map(Math.abs), { cos: abs.cos, sin: abs.sin.map((value) => -value) });
+    const size = (part: "q" | "k") =>
+      first[part].map((value, i) => Math.max(Math.abs(value), Math.abs(second[part][i] ?? 0)));
+    // Two products and their sum, each rounded once; f16 rounds once more, to 11 bits or to a step of 2^-24.
+    const half = (value: number) => (kv === "f16" ? (2 ** -11 + u) * Math.abs(value) + 2 ** -25 : 0);
+    const what = (part: string) => `${kernel.name}, ${part}, ${seq} at ${past}, ${mode}`;
+
+    const sizes = padHeads(size("q"), headDim);
+    const q = padHeads(expected.q, headDim);
+    const headShape = [heads, q.length / seq / heads];
+    expectWithin(outputs.q, q, (i) => 3 * u * (sizes[i] ?? 0) + 2 * smallest, {
+      shape: [seq, ...headShape],
+      what: what("q"),
+    });
+
+    const cacheShape = [kvHeads, shape.kvRows, headShape[1] ?? 0];
+    const keys = cacheElements(expected.k, past, shape);
+    const keySizes = cacheElements(size("k"), past, shape);
+    const keyBound = (i: number) => 3 * u * (keySizes[i] ?? 0) + half(keys[i] ?? 0) + 2 * smallest;
+    expectWithin(unpackCache(outputs.keys, kv), keys, keyBound, { shape: cacheShape, what: what("keys") });
+
+    const values = cacheElements(expected.v, past, shape);
+    const valueBound = (i: number) => half(values[i] ?? 0) + (Math.abs(values[i] ?? 0) < smallest ? smallest : 0);
+    expectWithin(unpackCache(outputs.values, kv), values, valueBound, { shape: cacheShape, what: what("values") });
+  }
+}
+
+describe("ropeAppend", () => {
+  const title = "$heads heads, $kvHeads of keys, of $headDim, $rotary rotated, $kv cache of $kvRows";
+  test.each(ropeCases)(title, async (shape) => {
+    await checkRopeAppend(ropeAppend(shape, shape.rotary), shape);
+  });
+
+  test("what f16 cannot hold becomes infinite, and is not clamped", async () => {
+    const shape = { heads: 1, kvHeads: 1, headDim: 10, kv: "f16", kvRows: 7 } as const;
+    const qkv = new Float32Array(30).fill(1);
+    qkv.set([1e6, -1e6, 65504, 1e30], 20);
+    qkv.set([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY], 24);
+    const operands = {
+      qkv,
+      table: Float32Array.of(1, 0),
+      q: { output: 12 },
+      keys: { output: cacheWords(shape) },
+      values: { output: cacheWords(shape) },
+    };
+    const { values } = await runKernel(ropeAppend(shape, 2), { seq: 1, kvRows: 7 }, operands);
+    const infinity = Number.POSITIVE_INFINITY;
+    const expected = [infinity, -infinity, 65504, infinity, Number.NaN, infinity, -infinity, 1];
+    expect([...unpackCache(values, "f16").subarray(0, 8)]).toEqual(expected);
+  });
+
+  test("mistakes are found: the direction of the turn, the ring, the first unrotated dimension", async () => {
+    const [, shape] = ropeCases;
+    if (shape === undefined) throw new Error("no case");
+    for (const [from, to] of [
+      ["turn.x - qkv", "turn.x + qkv"],
+      ["position % state.kvRows", "min(position, state.kvRows - 1u)"],
+      ["i >= ROTARY", "i > ROTARY"],
+    ] as const) {
+      const kernel = await broken(ropeAppend(shape, shape.rotary), from, to);
+      await expect(checkRopeAppend(kernel, shape)).rejects.toThrow(/elements differ/);
+    }
+  });
+});
+
+interface AttentionCase extends CacheShape {
+  readonly window?: number;
+  readonly threads: number;
+  readonly calls: readonly Call[];
+}
+
+/** Rings hold the window of the call's first query and the call itself, exactly. */
+const attentionCases: readonly AttentionCase[] = [
+  // Every length at no past and at some; a single tile, its edge, several.
+  {
+    ...{ heads: 4, kvHeads: 4, headDim: 6, kv: "f32", kvRows: 104, threads: 16 },
+    calls: [[1, 0, "normal"], [5, 0, "normal"], [33, 0, "outliers"], [1, 15, "normal"], [1, 16, "tiny"], [33, 70, "zeros"]],
+  },
+  { heads: 4, kvHeads: 1, headDim: 16, kv: "f16", kvRows: 100, threads: 16, calls: [[1, 70, "normal"], [5, 37, "outliers"]] },
+  // A window smaller than a tile, in a ring; GQA of 3.
+  {
+    ...{ heads: 6, kvHeads: 2, headDim: 16, kv: "f32", window: 5, kvRows: 37, threads: 32 },
+    calls: [[1, 3, "normal"], [33, 0, "normal"], [33, 70, "outliers"], [5, 200, "normal"]],
+  },
+  // A window of several tiles, in a ring.
+  {
+    ...{ heads: 2, kvHeads: 2, headDim: 96, kv: "f16", window: 40, kvRows: 44, threads: 16 },
+    calls: [[5, 39, "normal"], [5, 90, "outliers"], [1, 39, "normal"], [1, 40, "zeros"]],
+  },
+  // Heads that are more than one vec4f a thread: 20 vec4f on 16 threads, 64 on 16; and fewer: 24 on 64.
+  { heads: 3, kvHeads: 1, headDim: 80, kv: "f32", kvRows: 64, threads: 16, calls: [[5, 33, "normal"], [33, 0, "mixed"]] },
+  { heads: 2, kvHeads: 1, headDim: 256, kv: "f16", kvRows: 64, threads: 16, calls: [[1, 40, "normal"], [3, 20, "denormals"]] },
+  { heads: 8, kvHeads: 2, headDim: 96, kv: "f32", kvRows: 150, threads: 64, calls: [[1, 140, "normal"], [5, 60, "tiny"]] },
+]; // biome-ignore format: a table
+
+/**
+ * How far float32 may be from attention, for each element. Each weight is off relatively by what its score is off
+ * (headDim products: n u sum|q k|, and the scaling), by the rounding of the differences that are exponentiated, and by exp
+ * itself: 3 + 2|x| ULP in WGSL, once for the weight and once for each later maximum, whose differences add up to
+ * top - score. A weighted mean moves by the sum of weight |v| (own error + mean error); both sums have one addition a key.
+ */
+function attentionBound(
+  q: Numbers,
+  k: Numbers,
+  v: Numbers,
+  { heads, kvHeads, headDim, window, threads }: AttentionCase,
+  past: number,
+  scale: number,
+) {
+  const seq = q.length / (heads * headDim);
+  const bounds = new Float64Array(q.length);
+  for (let t = 0; t < seq; t++) {
+    const position = past + t;
+    const first = window === undefined ? 0 : Math.max(0, position - window + 1);
+    const keys = position - first + 1;
+    const tiles = Math.ceil(keys / threads) + 1;
+    for (let h = 0; h < heads; h++) {
+      const query = (t * heads + h) * headDim;
+      const kvHead = Math.floor(h / (heads / kvHeads));
+      const at = (j: number) => ((first + j) * kvHeads + kvHead) * headDim;
+      const scores = new Float64Array(keys);
+      const sizes = new Float64Array(keys);
+      for (let j = 0; j < keys; j++) {
+        for (let d = 0; d < headDim; d++) {
+          const product = scale * (q[query + d] ?? 0) * (k[at(j) + d] ?? 0);
+          scores[j] = (scores[j] ?? 0) + product;
+          sizes[j] = (sizes[j] ?? 0) + Math.abs(product);
+        }
+      }
+      const top = Math.max(...scores);
+      const mass = scores.reduce((sum, score) => sum + Math.exp(score - top), 0);
+      const weights = scores.map((score) => Math.exp(score - top) / mass);
+      const errors = scores.map((score, j) => {
+        const below = top - score;
+        return (headDim + 4) * u * (sizes[j] ?? 0) + 2 * u * (3 * tiles + 3 * below + Math.abs(top));
+      });
+      const mean = errors.reduce((sum, error, j) => sum + (weights[j] ?? 0) * error, 0);
+      for (let d = 0; d < headDim; d++) {
+        let bound = 2 * smallest;
+        for (let j = 0; j < keys; j++) {
+          const size = Math.abs(v[at(j) + d] ?? 0);
+          bound +=
+            (weights[j] ?? 0) * size * (Math.expm1((errors[j] ?? 0) + mean) + (2 * keys + 4) * u) + smallest * size;
+        }
+        bounds[query + d] = bound;
+      }
+    }
+  }
+  return (i: number) => bounds[i] ?? 0;
+}
+
+async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shape.calls): Promise<void> {
+  const { heads, kvHeads, headDim, kv, window } = shape;
+  const scale = headDim ** -0.5;
+  for (const [seq, past, mode] of calls) {
+    const keys = past + seq;
+    const q = randomValues(seq, seq * heads * headDim, mode);
+    const k = stored(randomValues(past + 1, keys * kvHeads * headDim, mode === "mixed" ? "normal" : mode), kv);
+    const v = stored(randomValues(past + 2, keys * kvHeads * headDim, mode), kv);
+    const operands = {
+      q: padHeads(q, headDim),
+      keys: packCache(cacheElements(k, 0, shape), kv),
+      values: packCache(cacheElements(v, 0, shape), kv),
+      o: { output: seq * heads * headDim },
+    };
+    const { o } = await runKernel(kernel, { seq, past, kvRows: shape.kvRows }, operands);
+    const expected = reference.attention(q, k, v, { ...shape, seq, keys, window, scale });
+    const bound = attentionBound(q, k, v, shape, past, scale);
+    const what = `${kernel.name} of ${headDim}, ${seq} at ${past}, ${mode}`;
+    expectWithin(o, expected, bound, { shape: [seq, heads, headDim], what });
+  }
+}
+
+function attentionKernel(shape: AttentionCase): Kernel {
+  return attention(shape, shape.headDim ** -0.5, shape.window, { threads: shape.threads });
+}
+
+describe("attention", () => {
+  const title = "$heads heads, $kvHeads of keys, of $headDim, $kv cache of $kvRows, window $window, $threads threads";
+  test.each(attentionCases)(title, async (shape) => {
+    await checkAttention(attentionKernel(shape), shape);
+  });
+
+  test("a key that is not finite reaches every query that sees it", async () => {
+    const [shape] = attentionCases;
+    if (shape === undefined) throw new Error("no case");
+    const { heads, kvHeads, headDim } = shape;
+    const [seq, past, bad] = [5, 37, 39];
+    const k = randomValues(1, (past + seq) * kvHeads * headDim);
+    k[(bad * kvHeads + 1) * headDim + 2] = Number.NaN;
+    const operands = {
+      q: padHeads(randomValues(2, seq * heads * headDim), headDim),
+      keys: packCache(cacheElements(k, 0, shape), "f32"),
+      values: packCache(cacheElements(randomValues(3, k.length), 0, shape), "f32"),
+      o: { output: seq * heads * headDim },
+    };
+    const { o } = await runKernel(attentionKernel(shape), { seq, past, kvRows: shape.kvRows }, operands);
+    const finite = Array.from({ length: seq }, (_, t) =>
+      [...o.subarray((t * heads + 1) * headDim, (t * heads + 2) * headDim)].map(Number.isFinite),
+    );
+    const none = new Array(headDim).fill(false);
+    expect(finite.slice(bad - past)).toEqual([none, none, none]);
+  });
+
+  const [plain, , windowed] = attentionCases;
+  if (plain === undefined || windowed === undefined) throw new Error("no case");
+  test.each([
+    ["the end of the window", windowed, "< vec4u(WINDOW)", "<= vec4u(WINDOW)"],
+    ["the first key", windowed, "position.x + 1u - WINDOW", "position.x + 2u - WINDOW"],
+    // Both comparisons keep the future out, for a difference below 0 wraps around: a mistake has to be in both.
+    [
+      "the causal mask",
+      plain,
+      "vec4u(own) <= position) & (position - vec4u(own)",
+      "vec4u(own) <= position + 1u) & (position + 1u - vec4u(own)",
+    ],
+    ["the fading of earlier tiles", plain, "mass *= fade", "mass *= 1.0"],
+    ["the scale, by a thousandth", plain, "* SCALE", "* SCALE * 1.001"],
+  ] as const)("a mistake is found: %s", async (_what, shape, from, to) => {
+    const kernel = await broken(attentionKernel(shape), from, to);
+    await expect(checkAttention(kernel, shape)).rejects.toThrow(/elements differ/);
+  });
+});
+
+test("no buffer is left", async () => expect(await liveBuffers()).toBe(0));

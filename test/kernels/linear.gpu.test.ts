@@ -1,0 +1,225 @@
+/** matvec and matmul: every weight layout with every epilogue, over ragged sizes, row ranges and both kinds of tile. */
+import { describe, expect, test } from "vitest";
+import type { Kernel } from "../../kernels/kernel.ts";
+import type { Epilogue } from "../../kernels/linear.ts";
+import { matmul } from "../../kernels/matmul.ts";
+import { matvec } from "../../kernels/matvec.ts";
+import type { WeightLayout } from "../../kernels/weights.ts";
+import { type NastyMode, randomValues } from "../reference/compare.ts";
+import * as reference from "../reference/ops.ts";
+import {
+  broken,
+  expectWithin,
+  joined,
+  liveBuffers,
+  type Operand,
+  packedWeight,
+  runKernel,
+  smallest,
+  u,
+} from "./harness.ts";
+
+const layouts: readonly WeightLayout[] = ["f32", "f16", "bf16"];
+const epilogues: readonly Epilogue[] = ["none", "bias", "residual", "bias_residual", "bias_gelu", "gated_silu"];
+
+interface LinearCase {
+  readonly layout: WeightLayout;
+  readonly epilogue: Epilogue;
+  readonly rows: number;
+  readonly cols: number;
+  /** How a software adapter shares out the work, or how a GPU does. */
+  readonly tile: "software" | "gpu";
+  readonly weights: NastyMode;
+  /** The row ranges that together make the weight. */
+  readonly ranges: readonly (readonly [first: number, rows: number])[];
+}
+
+/** Each layout with each epilogue; sizes, tiles and weights take turns. */
+const cases: readonly LinearCase[] = layouts.flatMap((layout, l) =>
+  epilogues.map((epilogue, e) => {
+    const i = l * epilogues.length + e;
+    const rows = [65, 130, 63, 1][i % 4] ?? 1;
+    const ranges = rows === 1 ? ([[0, 1]] as const) : ([[0, rows], [0, 33], [33, rows - 33]] as const); // biome-ignore format: a list
+    return {
+      layout,
+      epilogue,
+      rows,
+      cols: [65, 8, 63, 96, 576][i % 5] ?? 8,
+      tile: i % 4 < 2 ? ("software" as const) : ("gpu" as const),
+      weights: (["normal", "outliers", "tiny"] as const)[i % 3] ?? "normal",
+      ranges,
+    };
+  }),
+);
+
+/** Every mode of x, and lengths around the tiles of 4 and 8 tokens. */
+const matmulCalls: readonly (readonly [seq: number, mode: NastyMode])[] = [
+  [1, "normal"],
+  [3, "outliers"],
+  [4, "mixed"],
+  [5, "tiny"],
+  [63, "zeros"],
+  [65, "normal"],
+  [2, "denormals"],
+];
+const matvecCalls = matmulCalls.map(([, mode]) => [1, mode] as const);
+
+/**
+ * What a linear should give and how far float32 may be from it. A sum of n products in any order is within
+ * n u sum|w x| (Higham, Accuracy and Stability, 3.1); the epilogues propagate that error by their slope and add their own:
+ *   gelu_new   slope at most 1.13; WGSL allows tanh an absolute error of 1e-5, and 0.5 |v| multiplies it
+ *   silu       slope at most 1.1; exp(-g) has 3 + 2|g| ULP in WGSL, division 2.5 ULP
+ */
+function linearReference(
+  { epilogue, rows, cols }: LinearCase,
+  seq: number,
+  x: Float32Array,
+  weight: Float32Array,
+  bias: Float32Array,
+  residual: Float32Array,
+) {
+  const parts = epilogue === "gated_silu" ? 2 : 1;
+  const shape = { seq, rows: parts * rows, cols };
+  const hasBias = epilogue.startsWith("bias");
+  const sums = reference.linear(x, weight, shape, hasBias ? { bias } : {});
+  const magnitudes = reference.linear(x.map(Math.abs), weight.map(Math.abs), shape, hasBias ? { bias: bias.map(Math.abs) } : {}); // biome-ignore format: one line
+  const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const flushed = smallest * cols * (1 + largest(x) + largest(weight));
+  const sumError = (i: number) => (cols + 2) * u * (magnitudes[i] ?? 0) + flushed;
+  const sum = (i: number) => sums[i] ?? Number.NaN;
+
+  switch (epilogue) {
+    case "none":
+    case "bias":
+      return { expected: sums, bound: sumError };
+    case "residual":
+    case "bias_residual": {
+      const expected = reference.add(sums, residual);
+      return { expected, bound: (i: number) => sumError(i) + 2 * u * Math.abs(expected[i] ?? 0) };
+    }
+    case "bias_gelu":
+      return {
+        expected: sums.map(reference.geluNew),
+        bound: (i: number) => 1.13 * sumError(i) + (0.5e-5 + 8 * u) * Math.abs(sum(i)),
+      };
+    case "gated_silu": {
+      const expected = reference.gatedSilu(sums, { seq, ffn: rows });
+      const bound = (i: number) => {
+        const at = Math.floor(i / rows) * 2 * rows + (i % rows);
+        const [gate, up] = [sum(at), sum(at + rows)];
+        const upError = sumError(at + rows);
+        const ownError = 2 * u * (8 + 2 * Math.abs(gate)) * Math.abs(expected[i] ?? 0);
+        const tail = 2 ** -110 * (1 + Math.abs(up)); // exp(-g) overflows for g < -88, where silu is 88 exp(-88) at most
+        const gateError = 1.1 * sumError(at);
+        return gateError * (Math.abs(up) + upError) + Math.abs(reference.silu(gate)) * upError + ownError + tail;
+      };
+      return { expected, bound };
+    }
+  }
+}
+
+type Recipe = (rangeRows: number) => Kernel | Promise<Kernel>;
+
+async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe): Promise<void> {
+  const { layout, epilogue, rows, cols, weights, ranges } = one;
+  const parts = epilogue === "gated_silu" ? 2 : 1;
+  const weight = packedWeight(rows + cols, layout, parts * rows, cols, weights);
+  const bias = randomValues(rows, rows, "outliers");
+  for (const [seq, mode] of calls) {
+    const x = randomValues(seq + cols, seq * cols, mode);
+    const residual = randomValues(seq, seq * rows, "outliers");
+    const { expected, bound } = linearReference(one, seq, x, weight.values, bias, residual);
+    for (const [first, count] of ranges) {
+      const kernel = await recipe(count);
+      const operands: Record<string, Operand> = {
+        x,
+        weight: joined(...Array.from({ length: parts }, (_, part) => weight.words(part * rows + first, count))),
+        matrix: Uint32Array.of(first, count, rows, cols),
+        ...(epilogue.startsWith("bias") ? { bias: { vector: bias } } : {}),
+        ...(epilogue.endsWith("residual") ? { residual } : {}),
+      };
+      const { y } = await runKernel(kernel, { seq, past: 7 }, { ...operands, y: { output: seq * rows } });
+      // Rows outside the range are another dispatch's.
+      const isHere = (i: number) => i % rows >= first && i % rows < first + count;
+      const here = expected.map((value, i) => (isHere(i) ? value : Number.NaN));
+      if (y === undefined) throw new Error("no y");
+      const what = `${kernel.name} rows ${first}+${count} of ${rows}, ${cols} columns, x ${mode}`;
+      expectWithin(y, here, bound, { shape: [seq, rows], what });
+    }
+  }
+}
+
+const matvecTiles = { software: { lanes: 1, groups: 16, rows: 1 }, gpu: { lanes: 32, groups: 2, rows: 4 } };
+/** One quad where it is about layouts and epilogues: lavapipe compiles four of them for more than ten seconds. */
+const matmulTiles = { software: { threads: 16, quads: 1 }, gpu: { threads: 64, quads: 2 } };
+
+const matvecRecipe =
+  (one: LinearCase): Recipe =>
+  (rangeRows) =>
+    matvec({ ...one, rangeRows }, matvecTiles[one.tile]);
+
+const matmulRecipe =
+  (one: LinearCase): Recipe =>
+  (rangeRows) =>
+    matmul({ ...one, rangeRows }, matmulTiles[one.tile]);
+
+const title = "$layout, $epilogue, $rows rows, $cols columns, $tile tile, $weights weights";
+
+/** A case small and plain enough that a mistake in it is not hidden by anything. */
+const plain: LinearCase = {
+  layout: "bf16",
+  epilogue: "none",
+  rows: 65,
+  cols: 63,
+  tile: "software",
+  weights: "normal",
+  ranges: [[33, 32]],
+};
+
+describe("matvec", () => {
+  test.each(cases)(title, async (one) => {
+    await check(one, matvecCalls, matvecRecipe(one));
+  });
+
+  test("more rows than a grid has workgroups in one dimension", async () => {
+    const one = { ...plain, rows: 300_001, cols: 8, ranges: [[0, 300_001]] } as const;
+    await check(one, [[1, "normal"]], (rangeRows) => matvec({ ...one, rangeRows }, { lanes: 1, groups: 1, rows: 4 }));
+  });
+
+  test("mistakes are found: the last block, the start of the range, the last row, a lane's share", async () => {
+    const gpu: LinearCase = { ...plain, tile: "gpu", cols: 576 };
+    for (const [one, from, to] of [
+      [plain, "block < vecs / VECS;", "block < vecs / VECS - 1u;"],
+      [plain, "matrix.first + first + r", "first + r"],
+      [plain, "first + r < matrix.rows", "first + r + 1u < matrix.rows"],
+      [gpu, "half = LANES / 2u", "half = LANES / 4u"],
+    ] as const) {
+      const recipe: Recipe = async (rangeRows) => broken(await matvecRecipe(one)(rangeRows), from, to);
+      await expect(check(one, matvecCalls, recipe)).rejects.toThrow(/elements differ/);
+    }
+  });
+});
+
+describe("matmul", () => {
+  test.each(cases)(title, async (one) => {
+    await check(one, matmulCalls, matmulRecipe(one));
+  });
+
+  test("a tile of sixteen tokens", async () => {
+    const one: LinearCase = { ...plain, layout: "f16", cols: 65, ranges: [[0, 65]] };
+    await check(one, matmulCalls, (rangeRows) => matmul({ ...one, rangeRows }, { threads: 16, quads: 4 }));
+  });
+
+  test("mistakes are found: the last block, the last token, the bias", async () => {
+    for (const [one, from, to] of [
+      [plain, "block < vecs / VECS;", "block < vecs / VECS - 1u;"],
+      [plain, "state.seq - firstToken", "state.seq - 1u - firstToken"],
+      [{ ...plain, epilogue: "bias" as const }, "bias[row]", "bias[min(row, 63u)]"],
+    ] as const) {
+      const recipe: Recipe = async (rangeRows) => broken(await matmulRecipe(one)(rangeRows), from, to);
+      await expect(check(one, matmulCalls, recipe)).rejects.toThrow(/elements differ/);
+    }
+  });
+});
+
+test("no buffer is left", async () => expect(await liveBuffers()).toBe(0));
