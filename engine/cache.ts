@@ -8,6 +8,8 @@ import { type RopeRegime, ropeTable } from "./rope.ts";
 export interface Cache {
   readonly keys: readonly DeviceBuffer[];
   readonly values: readonly DeviceBuffer[];
+  /** Positions that a layer holds; position p lies in row p % rows. */
+  readonly rows: number;
   /** Interleaved cos and sin, [context, rotary / 2, 2]. */
   readonly rope: DeviceBuffer;
   /** Writes the rotary table of a regime, if it is not there yet. What is cached under another one is then void. */
@@ -47,6 +49,7 @@ export function createCache(
   );
   let current: RopeRegime | undefined;
   return {
+    rows,
     keys,
     values,
     rope,

@@ -31,7 +31,8 @@ export interface DeviceBuffer {
   dispose(): void;
 }
 
-const defaultWatchdogMs = 30_000;
+/** A software adapter compiles a kernel when it is first run, which can take many seconds on a busy machine. */
+const defaultWatchdogMs = { gpu: 30_000, software: 300_000 };
 
 export class Device {
   readonly gpu: GPUDevice;
@@ -188,7 +189,7 @@ export class Device {
 
   /** Waits for the GPU, but neither past its failure nor for ever. */
   async #guard<T>(work: Promise<T>, label: string): Promise<T> {
-    const watchdogMs = this.#options.watchdogMs ?? defaultWatchdogMs;
+    const watchdogMs = this.#options.watchdogMs ?? defaultWatchdogMs[this.isSoftware ? "software" : "gpu"];
     let timer: ReturnType<typeof setTimeout> | undefined;
     const timeout = new Promise<never>((_, reject) => {
       timer = setTimeout(

@@ -235,7 +235,7 @@ export class Engine {
   plan(kind: RunnerKind): Plan {
     const known = this.#plans.get(kind);
     if (known !== undefined) return known;
-    const { kv, kvRows, chunkTokens } = this.#options;
+    const { kv, chunkTokens } = this.#options;
     const { architecture, device } = this;
     const graph = new Graph(kind === "trace" ? "all" : kind);
     const logits = architecture.forward(graph, new Weights());
@@ -245,7 +245,6 @@ export class Engine {
       maxSeq: kind === "decode" ? 1 : graph.kind === "all" ? Math.min(chunkTokens, allRows) : chunkTokens,
       layout: this.#weights.layout,
       kv,
-      kvRows,
       rotary: architecture.rope.rotary,
       maxBindingBytes: device.maxBindingBytes,
       tuning: tuningFor(device),

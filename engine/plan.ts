@@ -21,7 +21,7 @@ import { type MatrixRef, type RowRange, rowRanges, type VectorRef } from "./weig
 export type Operand =
   | { readonly slot: number }
   | { readonly matrix: MatrixRef; readonly range: number }
-  | { readonly rowRange: MatrixRef; readonly range: number }
+  | { readonly shape: MatrixRef; readonly range: number }
   | { readonly vector: VectorRef }
   | { readonly cache: "keys" | "values"; readonly layer: number }
   | { readonly shared: "state" | "ids" | "rope" | "choice" };
@@ -59,13 +59,14 @@ export interface Tuning {
   readonly prefillAttention: AttentionTile;
   readonly normLanes: number;
   readonly argmaxLanes: number;
+  /** Whether compilers may unroll long loops (state.wgsl). */
+  readonly unroll: boolean;
 }
 
 export interface PlanOptions {
   readonly maxSeq: number;
   readonly layout: (ref: MatrixRef) => WeightLayout;
   readonly kv: KvFormat;
-  readonly kvRows: number;
   readonly rotary: number;
   readonly maxBindingBytes: number;
   readonly tuning: Tuning;
@@ -196,7 +197,11 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
   if (options.taps) {
     for (const [name, value] of graph.taps) taps.set(name, { slot: slotOf.get(value.id) ?? 0, cols: value.cols });
   }
-  const labelled = steps.map((step) => ({ ...step, label: `${step.label} ${step.kernel.name}` }));
+  const labelled = steps.map(({ kernel, ...step }) => ({
+    ...step,
+    label: `${step.label} ${kernel.name}`,
+    kernel: { ...kernel, constants: { ...kernel.constants, UNROLL: tuning.unroll ? 1 : 0 } },
+  }));
   const logitsSlot = slotOf.get(logits.id) ?? 0;
   return { kind: graph.kind, maxSeq, steps: labelled, slotBytes, logitsSlot, vocab: logits.cols, taps };
 }
@@ -204,7 +209,7 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
 const state: Operand = { shared: "state" };
 
 function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: PlanOptions): Step[] {
-  const { kv, kvRows, rotary, maxSeq, tuning } = options;
+  const { kv, rotary, maxSeq, tuning } = options;
   const { label } = node;
   const ranges = (ref: MatrixRef) => rowRanges(ref, options.layout(ref), options.maxBindingBytes);
   const one = (kernel: Kernel, bindings: Record<string, Operand>): Step[] => [
@@ -223,11 +228,11 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
     case "lastRow":
       return one(lastRow(node.x.cols), { x: slot(node.x), y: slot(node.out) });
     case "rmsNorm": {
-      const kernel = oneRow(rmsNorm(node.x.cols, node.eps, tuning.normLanes), node.x);
+      const kernel = oneRow(rmsNorm(node.eps, tuning.normLanes), node.x);
       return one(kernel, { x: slot(node.x), y: slot(node.out), gain: { vector: node.gain } });
     }
     case "layerNorm": {
-      const kernel = oneRow(layerNorm(node.x.cols, node.eps, tuning.normLanes), node.x);
+      const kernel = oneRow(layerNorm(node.eps, tuning.normLanes), node.x);
       const vectors = { gain: { vector: node.gain }, bias: { vector: node.bias } };
       return one(kernel, { x: slot(node.x), y: slot(node.out), ...vectors });
     }
@@ -243,7 +248,7 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
       });
     }
     case "ropeAppend":
-      return one(ropeAppend({ ...node.heads, kv, kvRows }, rotary), {
+      return one(ropeAppend({ ...node.heads, kv }, rotary), {
         qkv: slot(node.x),
         table: { shared: "rope" },
         q: slot(node.out),
@@ -251,7 +256,7 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
       });
     case "attention": {
       const tile = maxSeq === 1 ? tuning.decodeAttention : tuning.prefillAttention;
-      const kernel = attention({ ...node.heads, kv, kvRows }, node.scale, node.window, tile);
+      const kernel = attention({ ...node.heads, kv }, node.scale, node.window, tile);
       return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) });
     }
     case "fusedLinear":
@@ -272,7 +277,7 @@ function planLinear(
   { layout, tuning }: PlanOptions,
 ): Step {
   const { weight, epilogue } = node;
-  const shape = { layout: layout(weight), epilogue, rows: weight.rows, cols: weight.cols, rangeRows };
+  const shape = { layout: layout(weight), epilogue, cols: weight.cols, rangeRows };
   return {
     label: node.label,
     kernel: node.x.rows === 1 ? matvec(shape, tuning.matvec) : matmul(shape, tuning.matmul),
@@ -289,7 +294,7 @@ function planLinear(
 }
 
 function matrixBindings(matrix: MatrixRef, range: number): Record<string, Operand> {
-  return { weight: { matrix, range }, range: { rowRange: matrix, range } };
+  return { weight: { matrix, range }, matrix: { shape: matrix, range } };
 }
 
 function cacheBindings(layer: number): Record<string, Operand> {

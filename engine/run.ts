@@ -9,7 +9,7 @@ import type { GpuWeights } from "./upload.ts";
 
 /** The buffers that all plans of a model share. */
 export interface SharedBuffers {
-  /** Uniform { past, seq }. */
+  /** Uniform: see kernels/state.wgsl. */
   readonly state: DeviceBuffer;
   /** Token ids of the call. */
   readonly ids: DeviceBuffer;
@@ -51,12 +51,18 @@ export async function createRunner(
     let buffer: DeviceBuffer | undefined;
     if ("slot" in operand) buffer = slots[operand.slot];
     else if ("matrix" in operand) buffer = weights.matrix(operand.matrix)[operand.range]?.weight;
-    else if ("rowRange" in operand) buffer = weights.matrix(operand.rowRange)[operand.range]?.range;
+    else if ("shape" in operand) buffer = weights.matrix(operand.shape)[operand.range]?.shape;
     else if ("vector" in operand) buffer = weights.vector(operand.vector);
     else if ("cache" in operand) buffer = cache[operand.cache][operand.layer];
     else buffer = operand.shared === "rope" ? cache.rope : shared[operand.shared];
     if (buffer === undefined) throw new Error(`no buffer for ${JSON.stringify(operand)}`);
     return buffer;
+  }
+
+  /** Vectors are bound at their exact length: the norms' kernels take it for the number of columns. */
+  function bound(operand: Operand): GPUBufferBinding {
+    const { gpu } = resource(operand);
+    return "vector" in operand ? { buffer: gpu, size: operand.vector.length * 4 } : { buffer: gpu };
   }
 
   const steps: BoundStep[] = await Promise.all(
@@ -68,7 +74,7 @@ export async function createRunner(
           .map(({ name, binding }) => {
             const operand = step.bindings[name];
             if (operand === undefined) throw new Error(`${step.label}: nothing is bound to "${name}"`);
-            return { binding, resource: { buffer: resource(operand).gpu } };
+            return { binding, resource: bound(operand) };
           });
         return device.createBindGroup(step.label, layout, entries);
       });
@@ -87,6 +93,7 @@ export async function createRunner(
       if (seq < 1 || seq > plan.maxSeq) throw new Error(`${plan.kind}: ${seq} tokens in a plan for ${plan.maxSeq}`);
       stateWords[0] = past;
       stateWords[1] = seq;
+      stateWords[3] = cache.rows;
       idWords.set(ids);
       device.writeBuffer(shared.state, 0, stateWords);
       device.writeBuffer(shared.ids, 0, idWords.subarray(0, seq));

@@ -6,11 +6,12 @@ import type { Tuning } from "./plan.ts";
 /** An invocation of a software adapter is a SIMD lane: a thread that owns whole rows needs no reduction. */
 const software: Tuning = {
   matvec: { lanes: 1, groups: 16 },
-  matmul: { threads: 32, quads: 1 },
+  matmul: { threads: 16, quads: 1 },
   decodeAttention: { threads: 16 },
   prefillAttention: { threads: 16 },
   normLanes: 8,
   argmaxLanes: 32,
+  unroll: false,
 };
 
 /** Untuned defaults that are sound on any GPU. */
@@ -21,6 +22,7 @@ const gpu: Tuning = {
   prefillAttention: { threads: 32 },
   normLanes: 128,
   argmaxLanes: 256,
+  unroll: true,
 };
 
 /** The sizes for a device. */

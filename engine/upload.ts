@@ -115,8 +115,8 @@ function list(items: readonly string[], separator = ", "): string {
 /** A row range of a matrix on the GPU. */
 export interface GpuRange {
   readonly weight: DeviceBuffer;
-  /** Uniform { first, rows }. */
-  readonly range: DeviceBuffer;
+  /** Uniform { first, rows, rowsTotal, cols }: see kernels/weights/matrix.wgsl. */
+  readonly shape: DeviceBuffer;
 }
 
 export interface GpuWeights {
@@ -202,8 +202,8 @@ export async function uploadWeights(
         );
       }
       const uniform = device.createBuffer(`${ref.key} rows`, 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
-      device.writeBuffer(uniform, 0, new Uint32Array([range.firstRow, range.rows, 0, 0]));
-      ranges.push({ weight, range: uniform });
+      device.writeBuffer(uniform, 0, new Uint32Array([range.firstRow, range.rows, ref.rows, ref.cols]));
+      ranges.push({ weight, shape: uniform });
     }
     return ranges;
   }

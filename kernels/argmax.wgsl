@@ -23,7 +23,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   var highest = -3.4028234e38;
   var highestId = 0xffffffffu;
   var notFinite = 0u;
-  for (var i = lane; i < VOCAB; i += LANES) {
+  for (var i = lane + begin(); i < VOCAB; i += LANES) {
     let logit = logits[i];
     notFinite += select(0u, 1u, (bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u);
     if (logit > highest || highestId == 0xffffffffu) {
@@ -36,7 +36,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   bad[lane] = notFinite;
   workgroupBarrier();
   if (lane == 0u) {
-    for (var i = 1u; i < LANES; i++) {
+    for (var i = 1u + begin(); i < LANES; i++) {
       notFinite += bad[i];
       if (bestId[i] != 0xffffffffu && (best[i] > highest || (best[i] == highest && bestId[i] < highestId))) {
         highest = best[i];

@@ -11,8 +11,6 @@ export interface HeadShape {
 
 export interface KvShape extends HeadShape {
   readonly kv: KvFormat;
-  /** Positions that a layer's cache holds; position p lies in row p % kvRows. */
-  readonly kvRows: number;
 }
 
 export interface AttentionTile {
@@ -36,8 +34,8 @@ export function kvHeadBytes(kv: KvFormat, headDim: number): number {
   return headVecs(headDim) * (kv === "f32" ? 16 : 8);
 }
 
-function headConstants({ heads, kvHeads, headDim, kvRows }: KvShape): Record<string, number> {
-  return { HEADS: heads, KV_HEADS: kvHeads, HEAD_DIM: headDim, KV_ROWS: kvRows };
+function headConstants({ heads, kvHeads, headDim }: KvShape): Record<string, number> {
+  return { HEADS: heads, KV_HEADS: kvHeads, HEAD_DIM: headDim };
 }
 
 /** Rotates q [seq, heads, headDim] and k by position and appends k and v to the cache. */

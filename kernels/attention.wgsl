@@ -4,7 +4,7 @@
 //   A workgroup takes 4 queries that share a key/value head (heads of the group first, then neighbouring tokens), which
 //   makes a score per query a vec4f, and walks over the keys in tiles of THREADS with a running maximum and sum (online
 //   softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135). Tiles that no query may see
-//   are not visited. The loads of q are the same for the whole workgroup.
+//   are not visited.
 //   Appended: kv/head, kv/*, const SUMS = ceil(HEAD_VECS / THREADS).
 
 override SCALE: f32;
@@ -19,6 +19,7 @@ override GROUP: u32 = HEADS / KV_HEADS;
 
 const LOWEST = -3.0e38;
 
+var<workgroup> query: array<vec4f, HEAD_VECS * 4u>;  // [vec, query]
 var<workgroup> scores: array<vec4f, THREADS>;   // of each key of the tile
 var<workgroup> weights: array<vec4f, THREADS>;  // exp(score - top)
 
@@ -30,6 +31,11 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   let position = vec4u(state.past) + row / GROUP;
   let base = (row / GROUP * HEADS + kvHead * GROUP + row % GROUP) * HEAD_VECS;
 
+  for (var i = thread + begin(); i < HEAD_VECS * 4u; i += THREADS) {
+    query[i] = q[base[i % 4u] + i / 4u] * SCALE;
+  }
+  workgroupBarrier();
+
   var top = vec4f(LOWEST);  // running maximum of the scores
   var mass = vec4f(0.0);    // running sum of the weights
   var sums: array<mat4x4f, SUMS>;  // column: query; the dimensions that this thread owns
@@ -40,17 +46,17 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
     let own = tile + thread;
     let at = cacheAt(kvHead, min(own, position.w));
     var dots = vec4f(0.0);
-    for (var d = state.zero; d < HEAD_VECS; d++) {
-      dots += unpackKv(keys[at + d]) * mat4x4f(q[base.x + d], q[base.y + d], q[base.z + d], q[base.w + d]);
+    for (var d = begin(); d < HEAD_VECS; d++) {
+      dots += unpackKv(keys[at + d]) * mat4x4f(query[d * 4u], query[d * 4u + 1u], query[d * 4u + 2u], query[d * 4u + 3u]);
     }
     let seen = (vec4u(own) <= position) & (position - vec4u(own) < vec4u(WINDOW));
-    scores[thread] = select(vec4f(LOWEST), dots * SCALE, seen);
+    scores[thread] = select(vec4f(LOWEST), dots, seen);
     workgroupBarrier();
 
     // Weights: all threads find the new maximum, each one weighs its key. For a query that has seen no key yet they are
     // of no use, and the next real maximum fades them to 0.
     var highest = top;
-    for (var j = state.zero; j < THREADS; j++) {
+    for (var j = begin(); j < THREADS; j++) {
       highest = max(highest, scores[j]);
     }
     weights[thread] = exp(scores[thread] - highest);
@@ -64,7 +70,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
       sums[s] = mat4x4f(sums[s][0] * fade.x, sums[s][1] * fade.y, sums[s][2] * fade.z, sums[s][3] * fade.w);
     }
     let tileKeys = min(THREADS, position.w + 1u - tile);
-    for (var j = 0u; j < tileKeys; j++) {
+    for (var j = begin(); j < tileKeys; j++) {
       let weight = weights[j];
       mass += weight;
       let valueAt = cacheAt(kvHead, tile + j);
@@ -76,17 +82,15 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
     workgroupBarrier();
   }
 
-  for (var s = 0u; s < SUMS; s++) {
-    let vec = thread + s * THREADS;
-    for (var i = state.zero; i < 4u; i++) {
-      if (vec < HEAD_VECS && rows[i] == row[i]) {
-        let result = sums[s][i] / mass[i];
-        let head = kvHead * GROUP + row[i] % GROUP;
-        for (var k = state.zero; k < 4u; k++) {
-          if (vec * 4u + k < HEAD_DIM) {
-            o[(row[i] / GROUP * HEADS + head) * HEAD_DIM + vec * 4u + k] = result[k];
-          }
-        }
+  var results = sums;  // a copy: indexing the sums themselves by a variable would move them out of registers
+  for (var i = begin(); i < 4u * SUMS; i++) {
+    let r = i % 4u;
+    let vec = thread + i / 4u * THREADS;
+    if (vec < HEAD_VECS && rows[r] == row[r]) {
+      let result = results[i / 4u][r] / mass[r];
+      let head = kvHead * GROUP + row[r] % GROUP;
+      for (var k = begin(); k < min(4u, HEAD_DIM - vec * 4u); k++) {
+        o[(row[r] / GROUP * HEADS + head) * HEAD_DIM + vec * 4u + k] = result[k];
       }
     }
   }

@@ -7,7 +7,7 @@ export function embed(layout: WeightLayout, cols: number): Kernel {
   return {
     name: `embed<${layout}>`,
     files: [new URL("./embed.wgsl", import.meta.url), stateSnippet, ...weightSnippets(layout)],
-    constants: { COLS: cols },
+    constants: {},
     tile: {},
     grid: (seq) => foldedGrid(Math.ceil((seq * blocks) / 64)),
   };

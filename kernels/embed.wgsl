@@ -1,5 +1,5 @@
 // embed: x[t, :] = E[ids[t], :],  for the ids that this row range of E holds
-//   ids [seq]     E [vocab, COLS]     x [seq, COLS]     grid: ceil(seq * BLOCKS / 64), a thread a block of a row
+//   ids [seq]     E [vocab, cols]     x [seq, cols]     grid: ceil(seq * blocks in a row / 64), a thread a block
 //   Appended: weights/*.
 
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
@@ -12,20 +12,20 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let item = workgroupNumber(id, count) * 64u + thread;
-  let token = item / BLOCKS;
-  let block = item % BLOCKS;
+  let token = item / blocksPerRow();
+  let block = item % blocksPerRow();
   if (token >= state.seq) {
     return;
   }
-  let row = ids[token] - range.first;  // wraps around for an id before the range, which the test below refuses too
-  if (row >= range.rows) {
+  let row = ids[token] - matrix.first;  // wraps around for an id before the range, which the test below refuses too
+  if (row >= matrix.rows) {
     return;
   }
-  let values = weightBlock(row, block);
-  for (var k = 0u; k < BLOCK; k++) {
+  let values = weightBlock(row * blocksPerRow() + block);
+  for (var k = begin(); k < BLOCK; k++) {
     let column = block * BLOCK + k;
-    if (column < COLS) {
-      x[token * COLS + column] = values[k / 4u][k % 4u];
+    if (column < matrix.cols) {
+      x[token * matrix.cols + column] = values[k / 4u][k % 4u];
     }
   }
 }

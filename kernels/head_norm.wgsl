@@ -28,16 +28,16 @@ fn main(
   let head = item % (HEADS + 2u * KV_HEADS);
 
   var sum = 0.0;
-  for (var i = 0u; i < HEAD_DIM; i++) {
+  for (var i = begin(); i < HEAD_DIM; i++) {
     sum += qkv[base + i];
   }
   let mean = sum / f32(HEAD_DIM);
   var squares = 0.0;
-  for (var i = 0u; i < HEAD_DIM; i++) {
+  for (var i = begin(); i < HEAD_DIM; i++) {
     squares += (qkv[base + i] - mean) * (qkv[base + i] - mean);
   }
   let scale = inverseSqrt(squares / f32(HEAD_DIM) + EPS);
-  for (var i = 0u; i < HEAD_DIM; i++) {
+  for (var i = begin(); i < HEAD_DIM; i++) {
     let value = qkv[base + i];
     if (head < HEADS) {
       y[base + i] = (value - mean) * scale * qGain[i] + qBias[i];

@@ -1,9 +1,8 @@
 // layerNorm: y[t, i] = (x[t, i] - mean) / sqrt(variance + EPS) * gain[i] + bias[i],  mean and variance over i
-//   x [seq, COLS]     gain, bias [COLS]     y [seq, COLS]     grid: seq workgroups of LANES threads
+//   x [seq, cols]     gain, bias [cols]     y [seq, cols]     grid: seq workgroups of LANES threads
 //   The variance is that of the differences, in a second pass: the mean of squares less the square of the mean cancels.
 //   (Ba, Kiros & Hinton 2016, arXiv 1607.06450)
 
-override COLS: u32;
 override EPS: f32;
 override LANES: u32;
 
@@ -21,34 +20,35 @@ fn main(
   @builtin(num_workgroups) count: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
+  let cols = arrayLength(&gain);
   let token = workgroupNumber(id, count);
-  let base = min(token, state.seq - 1u) * COLS;  // a surplus workgroup repeats the last row: barriers need all threads
+  let base = min(token, state.seq - 1u) * cols;  // a surplus workgroup repeats the last row: barriers need all threads
 
   var sum = 0.0;
-  for (var i = lane; i < COLS; i += LANES) {
+  for (var i = lane + begin(); i < cols; i += LANES) {
     sum += x[base + i];
   }
   partial[lane] = sum;
   workgroupBarrier();
   var total = 0.0;
-  for (var i = 0u; i < LANES; i++) {
+  for (var i = begin(); i < LANES; i++) {
     total += partial[i];
   }
-  let mean = total / f32(COLS);
+  let mean = total / f32(cols);
 
   var squares = 0.0;
-  for (var i = lane; i < COLS; i += LANES) {
+  for (var i = lane + begin(); i < cols; i += LANES) {
     squares += (x[base + i] - mean) * (x[base + i] - mean);
   }
   partialSquares[lane] = squares;
   workgroupBarrier();
   total = 0.0;
-  for (var i = 0u; i < LANES; i++) {
+  for (var i = begin(); i < LANES; i++) {
     total += partialSquares[i];
   }
 
-  let scale = inverseSqrt(total / f32(COLS) + EPS);
-  for (var i = lane; i < COLS; i += LANES) {
+  let scale = inverseSqrt(total / f32(cols) + EPS);
+  for (var i = lane + begin(); i < cols; i += LANES) {
     y[base + i] = (x[base + i] - mean) * scale * gain[i] + bias[i];
   }
 }

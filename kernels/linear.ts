@@ -9,8 +9,6 @@ export type Epilogue = "none" | "bias" | "residual" | "bias_residual" | "bias_ge
 export interface LinearShape {
   readonly layout: WeightLayout;
   readonly epilogue: Epilogue;
-  /** Rows of the output (of one part of the weight). */
-  readonly rows: number;
   readonly cols: number;
   /** Rows of the output that this dispatch computes: the weight's row range. */
   readonly rangeRows: number;

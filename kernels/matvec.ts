@@ -13,7 +13,7 @@ export function matvec(shape: LinearShape, { lanes, groups }: MatvecTile): Kerne
   return {
     name: `matvec<${shape.layout},${shape.epilogue}>`,
     files: [new URL("./matvec.wgsl", import.meta.url), ...linearSnippets(shape)],
-    constants: { COLS: shape.cols, ROWS_TOTAL: shape.rows, LANES: lanes, GROUPS: groups },
+    constants: { LANES: lanes, GROUPS: groups },
     tile: {},
     grid: () => foldedGrid(Math.ceil(shape.rangeRows / (groups * 4))),
   };

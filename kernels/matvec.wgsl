@@ -1,11 +1,10 @@
 // matvec: y[r] = epilogue(sum over k of W[r, k] * x[k]),  one token
-//   x [COLS]     W [ROWS_TOTAL, COLS] (PARTS times)     y [ROWS_TOTAL]
-//   grid: ceil(range.rows / (GROUPS * 4)) workgroups of GROUPS groups of LANES threads
-//   LANES threads share the columns of 4 rows: 1 makes a thread own whole rows, which suits software adapters, where
-//   the loads of x are then uniform; a subgroup's worth makes the loads of W contiguous, which suits GPUs.
+//   x [cols]     W [rowsTotal, cols] (PARTS times)     y [rowsTotal]
+//   grid: ceil(matrix.rows / (GROUPS * 4)) workgroups of GROUPS groups of LANES threads
+//   LANES threads share the columns of 4 rows, so that a load of x serves four rows: 1 makes a thread own whole rows,
+//   which suits software adapters; a subgroup's worth makes the loads of W contiguous, which suits GPUs.
 //   Appended: weights/*, activations/*, epilogues/*.
 
-override ROWS_TOTAL: u32;
 override LANES: u32;
 override GROUPS: u32;
 
@@ -21,16 +20,17 @@ fn main(
 ) {
   let lane = thread % LANES;
   let first = (workgroupNumber(id, count) * GROUPS + thread / LANES) * 4u;
-  let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(range.rows - 1u));
+  let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(matrix.rows - 1u));
+  let blocks = blocksPerRow();
 
   var sums: array<vec4f, PARTS>;  // four rows each
-  for (var block = lane + state.zero; block < BLOCKS; block += LANES) {
+  for (var block = lane + begin(); block < blocks; block += LANES) {
     for (var p = 0u; p < PARTS; p++) {
-      let part = rows + vec4u(p * range.rows);
-      let w0 = weightBlock(part.x, block);
-      let w1 = weightBlock(part.y, block);
-      let w2 = weightBlock(part.z, block);
-      let w3 = weightBlock(part.w, block);
+      let at = (rows + vec4u(p * matrix.rows)) * blocks + vec4u(block);
+      let w0 = weightBlock(at.x);
+      let w1 = weightBlock(at.y);
+      let w2 = weightBlock(at.z);
+      let w3 = weightBlock(at.w);
       for (var v = 0u; v < VECS; v++) {
         sums[p] += inputVec(0u, block * VECS + v) * mat4x4f(w0[v], w1[v], w2[v], w3[v]);
       }
@@ -53,13 +53,13 @@ fn main(
   }
 
   if (lane == 0u) {
-    for (var r = 0u; r < 4u; r++) {
-      if (first + r < range.rows) {
+    for (var r = begin(); r < 4u; r++) {
+      if (first + r < matrix.rows) {
         var sum: array<f32, PARTS>;
         for (var p = 0u; p < PARTS; p++) {
           sum[p] = sums[p][r];
         }
-        store(0u, range.first + first + r, sum);
+        store(0u, matrix.first + first + r, sum);
       }
     }
   }

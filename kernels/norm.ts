@@ -1,22 +1,22 @@
 import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
 
 /** Row-wise y [seq, cols] = x / rms(x) * gain. */
-export function rmsNorm(cols: number, eps: number, lanes: number): Kernel {
+export function rmsNorm(eps: number, lanes: number): Kernel {
   return {
     name: "rmsNorm",
     files: [new URL("./rms_norm.wgsl", import.meta.url), stateSnippet],
-    constants: { COLS: cols, EPS: eps, LANES: lanes },
+    constants: { EPS: eps, LANES: lanes },
     tile: {},
     grid: (seq) => foldedGrid(seq),
   };
 }
 
 /** Row-wise y [seq, cols] = (x - mean) / deviation * gain + bias. */
-export function layerNorm(cols: number, eps: number, lanes: number): Kernel {
+export function layerNorm(eps: number, lanes: number): Kernel {
   return {
     name: "layerNorm",
     files: [new URL("./layer_norm.wgsl", import.meta.url), stateSnippet],
-    constants: { COLS: cols, EPS: eps, LANES: lanes },
+    constants: { EPS: eps, LANES: lanes },
     tile: {},
     grid: (seq) => foldedGrid(seq),
   };

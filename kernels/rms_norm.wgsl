@@ -1,7 +1,6 @@
 // rmsNorm: y[t, i] = x[t, i] / sqrt(mean over i of x[t, i]^2 + EPS) * gain[i]    (Zhang & Sennrich 2019, arXiv 1910.07467)
-//   x [seq, COLS]     gain [COLS]     y [seq, COLS]     grid: seq workgroups of LANES threads
+//   x [seq, cols]     gain [cols]     y [seq, cols]     grid: seq workgroups of LANES threads
 
-override COLS: u32;
 override EPS: f32;
 override LANES: u32;
 
@@ -17,22 +16,23 @@ fn main(
   @builtin(num_workgroups) count: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
+  let cols = arrayLength(&gain);
   let token = workgroupNumber(id, count);
-  let base = min(token, state.seq - 1u) * COLS;  // a surplus workgroup repeats the last row: barriers need all threads
+  let base = min(token, state.seq - 1u) * cols;  // a surplus workgroup repeats the last row: barriers need all threads
 
   var squares = 0.0;
-  for (var i = lane; i < COLS; i += LANES) {
+  for (var i = lane + begin(); i < cols; i += LANES) {
     squares += x[base + i] * x[base + i];
   }
   partial[lane] = squares;
   workgroupBarrier();
   var total = 0.0;
-  for (var i = 0u; i < LANES; i++) {
+  for (var i = begin(); i < LANES; i++) {
     total += partial[i];
   }
 
-  let scale = inverseSqrt(total / f32(COLS) + EPS);
-  for (var i = lane; i < COLS; i += LANES) {
+  let scale = inverseSqrt(total / f32(cols) + EPS);
+  for (var i = lane + begin(); i < cols; i += LANES) {
     y[base + i] = x[base + i] * scale * gain[i];
   }
 }

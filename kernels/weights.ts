@@ -22,9 +22,9 @@ export function rowBytes(layout: WeightLayout, cols: number): number {
   return Math.ceil(cols / blockCols) * bytesPerBlock;
 }
 
-const range = new URL("./weights/range.wgsl", import.meta.url);
+const matrix = new URL("./weights/matrix.wgsl", import.meta.url);
 
 /** The snippets with which a kernel reads a weight of this layout, in row ranges. */
 export function weightSnippets(layout: WeightLayout): readonly URL[] {
-  return [weightLayouts[layout].snippet, range];
+  return [weightLayouts[layout].snippet, matrix];
 }

@@ -3,5 +3,5 @@
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 
 fn inputVec(token: u32, vec: u32) -> vec4f {
-  return x[token * (COLS / 4u) + vec];
+  return x[token * (matrix.cols / 4u) + vec];
 }

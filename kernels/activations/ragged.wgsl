@@ -3,7 +3,7 @@
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 
 fn inputAt(token: u32, column: u32) -> f32 {
-  return select(0.0, x[min(token * COLS + column, arrayLength(&x) - 1u)], column < COLS);
+  return select(0.0, x[min(token * matrix.cols + column, arrayLength(&x) - 1u)], column < matrix.cols);
 }
 
 fn inputVec(token: u32, vec: u32) -> vec4f {

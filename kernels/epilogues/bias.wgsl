@@ -5,5 +5,5 @@ const PARTS = 1u;
 @group(2) @binding(0) var<storage, read> bias: array<f32>;
 
 fn store(token: u32, row: u32, sum: array<f32, PARTS>) {
-  y[token * ROWS_TOTAL + row] = sum[0] + bias[row];
+  y[token * matrix.rowsTotal + row] = sum[0] + bias[row];
 }

@@ -3,5 +3,5 @@
 const PARTS = 2u;
 
 fn store(token: u32, row: u32, sum: array<f32, PARTS>) {
-  y[token * ROWS_TOTAL + row] = sum[0] / (1.0 + exp(-sum[0])) * sum[1];
+  y[token * matrix.rowsTotal + row] = sum[0] / (1.0 + exp(-sum[0])) * sum[1];
 }

@@ -4,7 +4,6 @@ const BLOCK = 8u;
 
 @group(1) @binding(0) var<storage, read> weight: array<vec4f>;
 
-fn weightBlock(row: u32, block: u32) -> array<vec4f, 2> {
-  let at = (row * BLOCKS + block) * 2u;
-  return array<vec4f, 2>(weight[at], weight[at + 1u]);
+fn weightBlock(index: u32) -> array<vec4f, 2> {
+  return array<vec4f, 2>(weight[index * 2u], weight[index * 2u + 1u]);
 }
