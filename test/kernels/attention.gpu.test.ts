@@ -100,11 +100,11 @@ describe("ropeAppend", () => {
     await checkRopeAppend(ropeAppend(shape, shape.rotary), shape);
   });
 
-  test("what f16 cannot hold becomes infinite, and is not clamped", async () => {
+  test("what f16 cannot hold is not clamped: it becomes infinite or NaN", async () => {
     const shape = { heads: 1, kvHeads: 1, headDim: 10, kv: "f16", kvRows: 7 } as const;
     const qkv = new Float32Array(30).fill(1);
-    qkv.set([1e6, -1e6, 65504, 1e30], 20);
-    qkv.set([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY], 24);
+    qkv.set([1e6, 2, -65504, -1e30], 20);
+    qkv.set([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN], 24);
     const operands = {
       qkv,
       table: Float32Array.of(1, 0),
@@ -112,10 +112,12 @@ describe("ropeAppend", () => {
       keys: { output: cacheWords(shape) },
       values: { output: cacheWords(shape) },
     };
-    const { values } = await runKernel(ropeAppend(shape, 2), { seq: 1, kvRows: 7 }, operands);
-    const infinity = Number.POSITIVE_INFINITY;
-    const expected = [infinity, -infinity, 65504, infinity, Number.NaN, infinity, -infinity, 1];
-    expect([...unpackCache(values, "f16").subarray(0, 8)]).toEqual(expected);
+    const { values } = await runKernel(ropeAppend(shape, 2), { seq: 1, kvRows: shape.kvRows }, operands);
+    // lavapipe makes infinities of what overflows, SwiftShader NaN; the check of the logits reports either.
+    const found = [...unpackCache(values, "f16").subarray(0, 10)].map((value) =>
+      Number.isFinite(value) ? value : "bad",
+    );
+    expect(found).toEqual(["bad", 2, -65504, "bad", "bad", "bad", "bad", "bad", 1, 1]);
   });
 
   test("mistakes are found: the direction of the turn, the ring, the first unrotated dimension", async () => {

@@ -149,7 +149,7 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
   }
 }
 
-const matvecTiles = { software: { lanes: 1, groups: 16, rows: 1 }, gpu: { lanes: 32, groups: 2, rows: 4 } };
+const matvecTiles = { software: { lanes: 1, groups: 16 }, gpu: { lanes: 32, groups: 2 } };
 /** One quad where it is about layouts and epilogues: lavapipe compiles four of them for more than ten seconds. */
 const matmulTiles = { software: { threads: 16, quads: 1 }, gpu: { threads: 64, quads: 2 } };
 
@@ -183,13 +183,13 @@ describe("matvec", () => {
 
   test("more rows than a grid has workgroups in one dimension", async () => {
     const one = { ...plain, rows: 300_001, cols: 8, ranges: [[0, 300_001]] } as const;
-    await check(one, [[1, "normal"]], (rangeRows) => matvec({ ...one, rangeRows }, { lanes: 1, groups: 1, rows: 4 }));
+    await check(one, [[1, "normal"]], (rangeRows) => matvec({ ...one, rangeRows }, { lanes: 1, groups: 1 }));
   });
 
   test("mistakes are found: the last block, the start of the range, the last row, a lane's share", async () => {
     const gpu: LinearCase = { ...plain, tile: "gpu", cols: 576 };
     for (const [one, from, to] of [
-      [plain, "block < vecs / VECS;", "block < vecs / VECS - 1u;"],
+      [plain, "block < blocks;", "block < blocks - 1u;"],
       [plain, "matrix.first + first + r", "first + r"],
       [plain, "first + r < matrix.rows", "first + r + 1u < matrix.rows"],
       [gpu, "half = LANES / 2u", "half = LANES / 4u"],
@@ -212,8 +212,8 @@ describe("matmul", () => {
 
   test("mistakes are found: the last block, the last token, the bias", async () => {
     for (const [one, from, to] of [
-      [plain, "block < vecs / VECS;", "block < vecs / VECS - 1u;"],
-      [plain, "state.seq - firstToken", "state.seq - 1u - firstToken"],
+      [plain, "block < blocks;", "block < blocks - 1u;"],
+      [plain, "firstToken + t < state.seq", "firstToken + t + 1u < state.seq"],
       [{ ...plain, epilogue: "bias" as const }, "bias[row]", "bias[min(row, 63u)]"],
     ] as const) {
       const recipe: Recipe = async (rangeRows) => broken(await matmulRecipe(one)(rangeRows), from, to);
