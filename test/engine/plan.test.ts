@@ -8,7 +8,6 @@ import { readArchitecture } from "../../engine/models/table.ts";
 import * as ops from "../../engine/ops.ts";
 import { readBindings } from "../../engine/pipelines.ts";
 import { buildPlan, explain, type Operand, type Plan, type PlanOptions, type Tuning } from "../../engine/plan.ts";
-import { readText } from "../../engine/source.ts";
 import { type MatrixRef, rowRanges, type VectorRef, Weights } from "../../engine/weights.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import { rowBytes } from "../../kernels/weights.ts";
@@ -18,6 +17,19 @@ const models = readdirSync(root).map((name) => {
   const file = new URL(`${name}/config.json`, root);
   return [name, readArchitecture(readConfig("config.json", readFileSync(file)))] as const;
 });
+const kernelsRoot = new URL("../../kernels/", import.meta.url);
+const snippets: ReadonlyMap<string, string> = new Map(
+  readdirSync(kernelsRoot, { recursive: true, encoding: "utf8" })
+    .filter((path) => path.endsWith(".wgsl"))
+    .map((path) => new URL(path, kernelsRoot))
+    .map((url) => [url.href, readFileSync(url, "utf8")]),
+);
+
+/** The WGSL of a kernel, joined. */
+function codeOf(kernel: Kernel): string {
+  return kernel.files.map(({ href }) => snippets.get(href) ?? "").join("\n");
+}
+
 const kinds: readonly GraphKind[] = ["all", "prefill", "decode"];
 
 const tuning: Tuning = {
@@ -106,18 +118,14 @@ const keyOf = (operand: Operand | undefined): string | undefined =>
  * Runs a plan on terms: what each slot holds after the last step. Throws if a step reads what no one has written, reads
  * and writes one slot, or reads a result of which some row ranges are missing.
  */
-async function runPlan(
-  plan: Plan,
-  { layout, maxBindingBytes }: PlanOptions,
-  term: Term,
-): Promise<ReadonlyMap<number, number>> {
+function runPlan(plan: Plan, { layout, maxBindingBytes }: PlanOptions, term: Term): ReadonlyMap<number, number> {
   const slots = new Map<number, number>();
   const caches = new Map<number, number>();
   /** Row ranges so far of results that are not complete. */
   const pending = new Map<number, { result: number; ranges: number }>();
 
   for (const { label, kernel, bindings } of plan.steps) {
-    const code = (await Promise.all(kernel.files.map(readText))).join("\n");
+    const code = codeOf(kernel);
     const writes = readBindings(code).filter(({ type }) => type === "storage");
     const written = writes.flatMap(({ name }) => slotOf(bindings[name]) ?? []);
     const isWritten = new Set(writes.map(({ name }) => name));
@@ -228,7 +236,7 @@ describe.each(models)("%s", (_name, architecture) => {
     }
   });
 
-  test.each(kinds)("%s: the plan computes what the graph says", async (kind) => {
+  test.each(kinds)("%s: the plan computes what the graph says", (kind) => {
     const { graph, logits } = record(architecture, kind);
     // One binding, and one so small that every matrix is split; named values kept or not.
     for (const changes of [{}, { taps: true }, { maxBindingBytes: 5120 }, { maxBindingBytes: 5120, taps: true }]) {
@@ -236,7 +244,7 @@ describe.each(models)("%s", (_name, architecture) => {
       const expected = graphTerms(graph, architecture.rope.rotary, term);
       const opts = options(architecture, kind, changes);
       const plan = buildPlan(graph, logits, opts);
-      const slots = await runPlan(plan, opts, term);
+      const slots = runPlan(plan, opts, term);
       expect(slots.get(plan.logitsSlot)).toBe(expected.get(logits.id));
       expect([...plan.taps.keys()]).toEqual(opts.taps ? [...graph.taps.keys()] : []);
       for (const [name, value] of opts.taps ? graph.taps : []) {
@@ -273,11 +281,11 @@ describe.each(models)("%s", (_name, architecture) => {
     expect(plan.steps.length).toBeLessThanOrEqual(architecture.layers * perLayer + 4); // embed, norm, head, argmax
   });
 
-  test.each(kinds)("%s: every variable of every kernel is bound, every constant is known", async (kind) => {
+  test.each(kinds)("%s: every variable of every kernel is bound, every constant is known", (kind) => {
     const { graph, logits } = record(architecture, kind);
     const plan = buildPlan(graph, logits, options(architecture, kind));
     for (const { label, kernel, bindings } of plan.steps) {
-      const code = (await Promise.all(kernel.files.map(readText))).join("\n");
+      const code = codeOf(kernel);
       const names = readBindings(code).map(({ name }) => name);
       expect(Object.keys(bindings), label).toEqual(expect.arrayContaining(names));
       expect(new Set(names).size, label).toBe(names.length);
