@@ -181,6 +181,13 @@ describe("matvec", () => {
     await check(one, matvecCalls, matvecRecipe(one));
   });
 
+  test("with loops that the compiler may unroll, as GPUs have it", async () => {
+    await check(plain, matvecCalls, async (rangeRows) => {
+      const kernel = await matvecRecipe({ ...plain, tile: "gpu" })(rangeRows);
+      return { ...kernel, constants: { ...kernel.constants, UNROLL: 1 } };
+    });
+  });
+
   test("more rows than a grid has workgroups in one dimension", async () => {
     const one = { ...plain, rows: 300_001, cols: 8, ranges: [[0, 300_001]] } as const;
     await check(one, [[1, "normal"]], (rangeRows) => matvec({ ...one, rangeRows }, { lanes: 1, groups: 1 }));
