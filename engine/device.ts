@@ -34,6 +34,21 @@ export interface DeviceBuffer {
 /** A software adapter compiles a kernel when it is first run, which can take many seconds on a busy machine. */
 const defaultWatchdogMs = { gpu: 30_000, software: 300_000 };
 
+/** What an adapter calls itself. */
+export function adapterName(info: GPUAdapterInfo): string {
+  return [info.vendor, info.architecture, info.description || info.device].filter((s) => s !== "").join(" ");
+}
+
+/** Whether a CPU stands in for a GPU. */
+export function isSoftwareAdapter(info: GPUAdapterInfo): boolean {
+  return info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe|software/i.test(adapterName(info));
+}
+
+/** Largest storage binding of a device or an adapter, in bytes, also bounded by its largest buffer. */
+export function maxBindingBytes({ maxStorageBufferBindingSize, maxBufferSize }: GPUSupportedLimits): number {
+  return Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize) / 256) * 256;
+}
+
 export class Device {
   readonly gpu: GPUDevice;
   readonly adapterName: string;
@@ -51,10 +66,8 @@ export class Device {
 
   private constructor(gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions) {
     this.gpu = gpu;
-    this.adapterName = [info.vendor, info.architecture, info.description || info.device]
-      .filter((s) => s !== "")
-      .join(" ");
-    this.isSoftware = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe|software/i.test(this.adapterName);
+    this.adapterName = adapterName(info);
+    this.isSoftware = isSoftwareAdapter(info);
     this.#options = options;
     this.#failed = new Promise((_, reject) => {
       this.#fail = (error) => {
@@ -94,8 +107,7 @@ export class Device {
 
   /** Largest storage binding, in bytes, also bounded by the largest buffer. */
   get maxBindingBytes(): number {
-    const { maxStorageBufferBindingSize, maxBufferSize } = this.gpu.limits;
-    return Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize) / 256) * 256;
+    return maxBindingBytes(this.gpu.limits);
   }
 
   /** Throws the failure, if there is one. */

@@ -2,6 +2,15 @@
 
 export type { KvFormat } from "../kernels/attention.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export {
+  type CheckpointDescription,
+  type DescribeOptions,
+  describeCheckpoint,
+  type GpuNeeds,
+  type ModelDescription,
+  type ModelPart,
+  type StoredTensors,
+} from "./describe.ts";
 export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult, GenerationStats } from "./generate.ts";
 export {

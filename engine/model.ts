@@ -143,7 +143,8 @@ export function declareWeights(architecture: Architecture): ReadonlyMap<string, 
   return weights.declared;
 }
 
-function checkContext(asked: number | undefined, { maxPositions }: Architecture): number {
+/** The positions of the cache: what was asked for, if the model has them, or its own up to 4096. */
+export function checkContext(asked: number | undefined, { maxPositions }: Architecture): number {
   if (asked === undefined) return Math.min(maxPositions, defaultContext);
   if (!Number.isInteger(asked) || asked < 1 || asked > maxPositions) {
     throw new PhiError(
@@ -172,7 +173,7 @@ function checkCacheBinding(
 }
 
 /** Tokens at a time: as many as keep the largest linear well below the time after which systems reset a GPU. */
-function chunkFor(device: Device, weights: CheckedWeights): number {
+export function chunkFor(device: { readonly isSoftware: boolean }, weights: CheckedWeights): number {
   let largest = 1;
   for (const ref of weights.declared.values()) {
     if (ref.kind === "matrix") largest = Math.max(largest, 2 * ref.rows * ref.parts * ref.cols);

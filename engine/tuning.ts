@@ -1,6 +1,5 @@
 /** Sizes of workgroups and register tiles. Software adapters and GPUs want opposite ones: see DESIGN.md, "Kernels". */
 
-import type { Device } from "./device.ts";
 import type { Tuning } from "./plan.ts";
 
 /** An invocation of a software adapter is a SIMD lane: a thread that owns whole rows needs no reduction. */
@@ -25,7 +24,7 @@ const gpu: Tuning = {
   unroll: true,
 };
 
-/** The sizes for a device. */
-export function tuningFor(device: Device): Tuning {
+/** The sizes for a device, or an adapter. */
+export function tuningFor(device: { readonly isSoftware: boolean }): Tuning {
   return device.isSoftware ? software : gpu;
 }
