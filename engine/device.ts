@@ -156,7 +156,7 @@ export class Device {
     } catch (cause) {
       if (cause instanceof PhiError) throw cause;
       const message = cause instanceof Error ? cause.message : String(cause);
-      throw new PhiError("internal", `kernel ${descriptor.label} does not compile: ${message}`, [], { cause });
+      throw new PhiError("internal", `kernel ${descriptor.label} does not compile: ${oneLine(message)}`, [], { cause });
     }
   }
 
@@ -233,7 +233,12 @@ function gpuError(error: GPUError): PhiError {
       "Try a smaller --context, or a smaller model.",
     ]);
   }
-  return new PhiError("internal", `WebGPU refused a call: ${error.message}`);
+  return new PhiError("internal", `WebGPU refused a call: ${oneLine(error.message)}`);
+}
+
+/** Dawn's messages have several lines; an error is one. */
+function oneLine(text: string): string {
+  return text.trim().replace(/\s*\n\s*/g, "; ");
 }
 
 function firstLine(text: string): string {

@@ -9,7 +9,7 @@ const software: Tuning = {
   decodeAttention: { threads: 16 },
   prefillAttention: { threads: 16 },
   normLanes: 8,
-  argmaxLanes: 32,
+  argmaxLanes: 256,
   unroll: false,
 };
 
