@@ -46,7 +46,7 @@ export async function generate(
   signal: AbortSignal,
 ): Promise<void> {
   checkCombination(prompt, options);
-  const folder = await openModelFolder(options.model);
+  const folder = await openModelFolder(options.model, options.allowSymlinks);
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
   const needsText = options.ids === undefined && !options.explain;

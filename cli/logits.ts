@@ -15,7 +15,7 @@ export interface LogitsOptions extends RunOptions {
  * Writes the tensor `logits`, F32 [ids, vocabulary], to `output`: beside it first, and renamed when it is whole.
  */
 export async function logits(options: LogitsOptions, signal: AbortSignal): Promise<void> {
-  const folder = await openModelFolder(options.model);
+  const folder = await openModelFolder(options.model, options.allowSymlinks);
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
   const opened = await openModel(folder, adapter, options, "none", signal);

@@ -18,6 +18,7 @@ export interface RunOptions {
   readonly adapter?: string;
   readonly kv: "f16" | "f32";
   readonly context?: number;
+  readonly allowSymlinks?: boolean;
 }
 
 /** A loaded model on its adapter. */
@@ -31,9 +32,9 @@ export interface OpenedModel {
 }
 
 /** The folder of `--model`, or of the bundled checkpoint. */
-export function openModelFolder(path: string | undefined): Promise<Folder> {
+export function openModelFolder(path: string | undefined, allowSymlinks = false): Promise<Folder> {
   if (path === "") throw new PhiError("usage", '--model: expected a folder, got ""');
-  return openFolder(path ?? bundledModel());
+  return openFolder(path ?? bundledModel(), { allowSymlinks });
 }
 
 /** Files of a tokenizer are read whole; a vocabulary of 200,000 pieces takes 20 MB. */

@@ -17,10 +17,17 @@ import { reportFailure, watchProcess } from "./process.ts";
 
 const mostTokens = 2 ** 31 - 1;
 
-function withModel(command: Command): Command {
+function withFolder(command: Command): Command {
   return command
     .option("-m, --model <dir>", "checkpoint folder (default: the bundled phi-tiny)")
-    .option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)");
+    .option("--allow-symlinks", "follow links that lead out of the folder; a Hugging Face cache needs no permission");
+}
+
+function withModel(command: Command): Command {
+  return withFolder(command).option(
+    "--adapter <name>",
+    "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)",
+  );
 }
 
 function withRun(command: Command, kv: "f16" | "f32"): Command {
@@ -117,6 +124,16 @@ function program(signal: AbortSignal): Command {
     });
   examples(logits, ["phi logits --ids 593,592,260 -o logits.safetensors"]);
 
+  const info = withRun(phi.command("info"), "f16")
+    .description("what a checkpoint is and what it takes, from its headers")
+    .option("--json", "print one JSON object")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { info } = await import("./info.ts");
+      await info(options);
+    });
+  examples(info, ["phi info", "phi info -m ./phi-4 --context 16384 --json"]);
+
   const devices = phi
     .command("devices")
     .description("list the adapters of this machine")
@@ -128,12 +145,12 @@ function program(signal: AbortSignal): Command {
     });
   examples(devices, ["phi devices", 'phi --adapter nvidia "Once upon a time"']);
 
-  const tokenize = phi
-    .command("tokenize")
+  const tokenize = withFolder(phi.command("tokenize"))
     .description("text on stdin to a JSON array of token ids")
-    .option("-m, --model <dir>", "folder with the tokenizer's files (default: the bundled phi-tiny)")
     .option("--special", "add the special tokens that the tokenizer puts around a text")
     .option("--chat", "stdin is a JSON array of messages { role, content }; their template is rendered first")
+    .option("--no-generation-prompt", "with --chat: do not open the assistant's answer")
+    .option("--special-in-content", "with --chat: control tokens written in a message's text count as such")
     .option("--lossy", "replace invalid UTF-8 on stdin")
     .option("--debug", "a stack trace with every error")
     .action(async (options) => {
@@ -142,10 +159,8 @@ function program(signal: AbortSignal): Command {
     });
   examples(tokenize, ["echo -n 'Once upon a time' | phi tokenize"]);
 
-  const detokenize = phi
-    .command("detokenize")
+  const detokenize = withFolder(phi.command("detokenize"))
     .description("a JSON array of token ids on stdin to text")
-    .option("-m, --model <dir>", "folder with the tokenizer's files (default: the bundled phi-tiny)")
     .option("--skip-special", "leave special tokens out")
     .option("--debug", "a stack trace with every error")
     .action(async (options) => {

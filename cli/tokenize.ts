@@ -5,16 +5,23 @@ import { readText } from "./input.ts";
 import { noTokenizer, openModelFolder, openTokenizer } from "./model.ts";
 import { print, printUntrusted } from "./output.ts";
 
-/** Options of `phi tokenize`. */
-export interface TokenizeOptions {
+interface FolderOptions {
   readonly model?: string;
+  readonly allowSymlinks?: boolean;
+}
+
+/** Options of `phi tokenize`. */
+export interface TokenizeOptions extends FolderOptions {
   readonly special?: boolean;
   readonly chat?: boolean;
+  readonly specialInContent?: boolean;
+  /** Commander's form of `--no-generation-prompt`. */
+  readonly generationPrompt?: boolean;
   readonly lossy?: boolean;
 }
 
-async function tokenizerOf(model: string | undefined) {
-  const folder = await openModelFolder(model);
+async function tokenizerOf({ model, allowSymlinks }: FolderOptions) {
+  const folder = await openModelFolder(model, allowSymlinks);
   const tokenizer = await openTokenizer(folder);
   if (tokenizer === undefined) throw noTokenizer(folder);
   return tokenizer;
@@ -22,21 +29,24 @@ async function tokenizerOf(model: string | undefined) {
 
 /** stdin → a JSON array of ids on stdout. */
 export async function tokenize(options: TokenizeOptions, signal: AbortSignal): Promise<void> {
-  const tokenizer = await tokenizerOf(options.model);
+  const tokenizer = await tokenizerOf(options);
   const text = await readText(process.stdin, options.lossy ?? false, signal);
   signal.throwIfAborted();
   const ids = options.chat
-    ? tokenizer.encodeChat(chatMessages(parseStdin(text)), { addGenerationPrompt: true })
+    ? tokenizer.encodeChat(chatMessages(parseStdin(text)), {
+        addGenerationPrompt: options.generationPrompt ?? true,
+        specialInContent: options.specialInContent ?? false,
+      })
     : tokenizer.encode(text, { addSpecialTokens: options.special ?? false });
   await print(`${JSON.stringify(ids)}\n`);
 }
 
 /** A JSON array of ids on stdin → their text on stdout, with nothing added. */
 export async function detokenize(
-  options: { readonly model?: string; readonly skipSpecial?: boolean },
+  options: FolderOptions & { readonly skipSpecial?: boolean },
   signal: AbortSignal,
 ): Promise<void> {
-  const tokenizer = await tokenizerOf(options.model);
+  const tokenizer = await tokenizerOf(options);
   const text = await readText(process.stdin, false, signal);
   signal.throwIfAborted();
   const ids = tokenIds(parseStdin(text));

@@ -1,0 +1,208 @@
+/** `phi info`: what a checkpoint is and what it takes, from its headers. */
+import { freemem, totalmem } from "node:os";
+import {
+  type CheckpointDescription,
+  describeCheckpoint,
+  type GpuNeeds,
+  type ModelDescription,
+  PhiError,
+  printable,
+} from "../engine/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+import { openAdapterOrRestart, wantedAdapter } from "./adapter.ts";
+import { formatBytes, jsonLine } from "./format.ts";
+import { note, openModelFolder, openTokenizer, type RunOptions } from "./model.ts";
+import { print } from "./output.ts";
+
+/** Options of `phi info`. */
+export interface InfoOptions extends RunOptions {
+  readonly json?: boolean;
+}
+
+/** What the folder has for text. */
+interface TextFacts {
+  /** Undefined: no tokenizer.json. */
+  readonly tokenizer: Tokenizer | undefined;
+  /** Why the tokenizer's files cannot be used. */
+  readonly problem: Error | undefined;
+}
+
+/** Whether a model fits an adapter; undefined where nothing stands against it, but its memory is not known. */
+interface Verdict {
+  readonly fits: boolean | undefined;
+  readonly reason: string;
+}
+
+/**
+ * Prints what the headers say. A checkpoint whose headers are bad is an error at once; one that is readable but no model
+ * of ours is described first.
+ */
+export async function info(options: InfoOptions): Promise<void> {
+  const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const description = await describeCheckpoint(folder, {
+    kv: options.kv,
+    ...(options.context !== undefined && { context: options.context }),
+  });
+  const opened = await adapterIfAny(options.adapter);
+  if (opened === "restarted") return;
+  const text = await openTokenizer(folder).then(
+    (tokenizer): TextFacts => ({ tokenizer, problem: undefined }),
+    (problem: Error): TextFacts => ({ tokenizer: undefined, problem }),
+  );
+  const needs = description.model?.needs(opened?.adapter);
+  opened?.release();
+  const verdict = needs && judge(needs);
+  await print(
+    options.json ? jsonLine(report(description, needs, verdict, text)) : table(description, needs, verdict, text),
+  );
+  for (const line of [...description.notes, ...(text.tokenizer?.notes ?? [])]) note(line);
+  const problem = description.problem ?? text.problem;
+  if (problem !== undefined) throw problem;
+}
+
+/** The adapter of the other commands; none is no reason to stop, unless one was named. */
+async function adapterIfAny(option: string | undefined) {
+  try {
+    return (await openAdapterOrRestart(option)) ?? "restarted";
+  } catch (error) {
+    if (wantedAdapter(option) !== undefined || !(error instanceof PhiError && error.kind === "machine")) throw error;
+    return undefined;
+  }
+}
+
+/** A software adapter's memory is this machine's; WebGPU does not tell how much a GPU has. */
+function judge({ adapter, isSoftware, obstacles, totalBytes }: GpuNeeds): Verdict {
+  if (adapter === undefined) return { fits: undefined, reason: "there is no adapter here to judge by" };
+  const [obstacle] = obstacles;
+  if (obstacle !== undefined) return { fits: false, reason: obstacle };
+  if (!isSoftware)
+    return { fits: undefined, reason: "no limit stands against it; WebGPU does not tell a GPU's memory" };
+  const memory = `${formatBytes(freemem())} of ${formatBytes(totalmem())} are free`;
+  if (totalBytes > totalmem()) return { fits: false, reason: `it computes in this machine's memory: ${memory}` };
+  return { fits: true, reason: `it computes in this machine's memory: ${memory}` };
+}
+
+const count = (n: number) => n.toLocaleString("en-US");
+
+function table(
+  description: CheckpointDescription,
+  needs: GpuNeeds | undefined,
+  verdict: Verdict | undefined,
+  text: TextFacts,
+): string {
+  const { files, model } = description;
+  const stored = description.stored.map(({ dtype, tensors, bytes }) => `${dtype} ${formatBytes(bytes)} (${tensors})`);
+  const rows = [
+    ...(model ? modelRows(model) : []),
+    [
+      "tensors",
+      `${description.tensors} in ${files.length === 1 ? printable(files[0] ?? "") : `${files.length} files`}`,
+    ],
+    ["stored", `${formatBytes(description.storedBytes)}: ${stored.join(", ") || "nothing"}`],
+    ...(model && needs ? needRows(model, needs) : []),
+    ...(verdict
+      ? [["fits", `${verdict.fits === undefined ? "not known" : verdict.fits ? "yes" : "no"}: ${verdict.reason}`]]
+      : []),
+    ["tokenizer", tokenizerText(text)],
+    ["chat", chatText(text)],
+  ];
+  return `${printable(description.name)}\n${rows.map(([key = "", value]) => `  ${key.padEnd(12)} ${value}\n`).join("")}`;
+}
+
+function modelRows(model: ModelDescription): string[][] {
+  const { rope, parametersByPart, maxPositions, window } = model;
+  const byPart = Object.entries(parametersByPart).filter(([, n]) => n > 0);
+  const heads = model.kvHeads === model.heads ? "" : ` (${model.kvHeads} for keys and values)`;
+  const stretched =
+    rope.originalPositions === undefined ? "" : `, stretched from ${count(rope.originalPositions)} positions`;
+  return [
+    ["architecture", `${model.architecture} (model_type "${model.type}")`],
+    ["shape", `${model.layers} layers, hidden ${model.hidden}, ${model.heads} heads${heads} of ${model.headDim}`],
+    ["vocabulary", `${count(model.vocabulary)} tokens`],
+    ["parameters", `${count(model.parameters)}: ${byPart.map(([part, n]) => `${part} ${count(n)}`).join(", ")}`],
+    ...(model.tied ? [["head", "is the embedding"]] : []),
+    [
+      "context",
+      `${count(maxPositions)} positions${window === undefined || window >= maxPositions ? "" : `, each sees the last ${count(window)}`}`,
+    ],
+    ["rope", `${rope.kind}, theta ${rope.theta}, ${rope.rotary} of ${model.headDim} dimensions${stretched}`],
+  ];
+}
+
+function needRows({ context, kv, kvBytesPer1000Tokens }: ModelDescription, needs: GpuNeeds): string[][] {
+  const where = needs.adapter === undefined ? "no adapter here; on a GPU" : printable(needs.adapter);
+  return [
+    ["adapter", where],
+    [
+      "on the GPU",
+      `${formatBytes(needs.totalBytes)}: weights ${formatBytes(needs.weightsBytes)}, cache ${formatBytes(needs.kvBytes)} (${kv}, context ${count(context)}), activations ${formatBytes(needs.activationBytes)} (${needs.chunkTokens} tokens at a time)`,
+    ],
+    ["cache", `${formatBytes(kvBytesPer1000Tokens)} per 1,000 tokens`],
+  ];
+}
+
+function tokenizerText({ tokenizer, problem }: TextFacts): string {
+  if (problem !== undefined) return `not usable: ${problem.message}`;
+  return tokenizer === undefined ? "none: token ids only" : `${count(tokenizer.vocabularySize)} tokens`;
+}
+
+function chatText({ tokenizer }: TextFacts): string {
+  if (tokenizer?.chatTemplateError) return `not usable: ${tokenizer.chatTemplateError.message}`;
+  return tokenizer?.hasChatTemplate ? "template present" : "no template";
+}
+
+function report(
+  description: CheckpointDescription,
+  needs: GpuNeeds | undefined,
+  verdict: Verdict | undefined,
+  { tokenizer, problem }: TextFacts,
+) {
+  const { model } = description;
+  return {
+    name: description.name,
+    files: description.files,
+    tensors: description.tensors,
+    stored: description.stored,
+    stored_bytes: description.storedBytes,
+    model: model && {
+      architecture: model.architecture,
+      model_type: model.type,
+      layers: model.layers,
+      hidden: model.hidden,
+      heads: model.heads,
+      kv_heads: model.kvHeads,
+      head_dim: model.headDim,
+      vocabulary: model.vocabulary,
+      parameters: model.parameters,
+      parameters_by_part: model.parametersByPart,
+      tied: model.tied,
+      max_positions: model.maxPositions,
+      window: model.window ?? null,
+      rope: {
+        kind: model.rope.kind,
+        theta: model.rope.theta,
+        rotary: model.rope.rotary,
+        original_positions: model.rope.originalPositions ?? null,
+      },
+      context: model.context,
+      kv: model.kv,
+      kv_bytes_per_1000_tokens: model.kvBytesPer1000Tokens,
+    },
+    gpu: needs && {
+      adapter: needs.adapter ?? null,
+      weights_bytes: needs.weightsBytes,
+      kv_bytes: needs.kvBytes,
+      activation_bytes: needs.activationBytes,
+      total_bytes: needs.totalBytes,
+      chunk_tokens: needs.chunkTokens,
+      fits: verdict?.fits ?? null,
+      reason: verdict?.reason,
+    },
+    tokenizer: tokenizer ? { tokens: tokenizer.vocabularySize } : null,
+    tokenizer_problem: problem?.message ?? null,
+    chat_template: tokenizer?.hasChatTemplate ?? false,
+    chat_template_problem: tokenizer?.chatTemplateError?.message ?? null,
+    problem: description.problem?.message ?? null,
+    notes: description.notes,
+  };
+}

@@ -1,0 +1,83 @@
+import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { tempFolder } from "../engine/tempFolder.ts";
+import { phi } from "./process.ts";
+
+const root = join(import.meta.dirname, "../..");
+const phiTiny = join(root, "models/phi-tiny");
+const badFiles = join(root, "test/fixtures/badfiles/files");
+const onNull = ["--adapter", "null"];
+
+describe("phi info", () => {
+  test("on the bundled model, as text and as JSON", async () => {
+    const { code, stdout, stderr } = await phi(["info", ...onNull]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    for (const line of [
+      /^ {2}parameters +1,451,520: embedding 131,072, attention /m,
+      /^ {2}stored +2\.8 MiB: F16/m,
+      /^ {2}tokenizer +1,024 tokens$/m,
+    ]) {
+      expect(stdout).toMatch(line);
+    }
+    const json = await phi(["info", "--json", "--context", "100", ...onNull]);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      model: { parameters: 1451520, context: 100, kv_bytes_per_1000_tokens: 3072000 },
+      gpu: { kv_bytes: 307200, fits: null },
+      chat_template: true,
+      problem: null,
+    });
+  });
+
+  test.each(["frame_empty", "other_git_lfs_pointer", "offs_truncated_1", "dup_name_escaped", "shape_bool"])(
+    "exits 3 on %s and prints nothing",
+    async (name) => {
+      const folder = tempFolder({ "config.json": readFileSync(join(phiTiny, "config.json")) });
+      cpSync(join(badFiles, `${name}.safetensors`), join(folder, "model.safetensors"));
+      const { code, stdout, stderr } = await phi(["info", "-m", folder]);
+      expect({ code, stdout }).toEqual({ code: 3, stdout: "" });
+      expect(stderr).toMatch(/^error: model\.safetensors: /);
+    },
+  );
+
+  test("readable headers that are no model: the facts, and why not", async () => {
+    const folder = tempFolder({ "config.json": readFileSync(join(phiTiny, "config.json")) });
+    cpSync(join(badFiles, "ok_every_dtype.safetensors"), join(folder, "model.safetensors"));
+    const { code, stdout, stderr } = await phi(["info", "-m", folder, ...onNull]);
+    expect(code).toBe(3);
+    expect(stdout).toMatch(/^ {2}tensors +22 in model\.safetensors$/m);
+    expect(stderr).toMatch(/^error: .*expected 89 tensors, got 0; missing: /);
+  });
+
+  test("a tokenizer that cannot be used is said, and is an error", async () => {
+    const folder = tempFolder({ "tokenizer.json": '{"model":{"type":"Unigram"}}' });
+    for (const name of ["config.json", "model.safetensors"]) cpSync(join(phiTiny, name), join(folder, name));
+    const { code, stdout, stderr } = await phi(["info", "-m", folder, ...onNull]);
+    expect(code).toBe(3);
+    expect(stdout).toMatch(/^ {2}tokenizer +not usable: tokenizer\.json/m);
+    expect(stderr).toMatch(/^error: tokenizer\.json/);
+  });
+
+  test("an adapter that is not there is only an error where it was named", async () => {
+    const { code, stderr } = await phi(["info", "--adapter", "no such"]);
+    expect(code).toBe(4);
+    expect(stderr).toContain('adapter: expected one of this machine\'s, got "no such"');
+  });
+});
+
+test("--allow-symlinks follows links out of the folder", async () => {
+  const folder = tempFolder();
+  const elsewhere = tempFolder();
+  for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+    writeFileSync(join(elsewhere, name), readFileSync(join(phiTiny, name)));
+    symlinkSync(join(elsewhere, name), join(folder, name));
+  }
+  const refused = await phi(["info", "-m", folder, ...onNull]);
+  expect(refused.code).toBe(3);
+  expect(refused.stderr).toContain("--allow-symlinks");
+  const { code, stdout } = await phi(["info", "-m", folder, "--allow-symlinks", ...onNull]);
+  expect(code).toBe(0);
+  expect(stdout).toContain("PhiForCausalLM");
+  const tokenized = await phi(["tokenize", "-m", folder, "--allow-symlinks"], { stdin: "Once" });
+  expect(tokenized.code).toBe(0);
+});
