@@ -134,6 +134,24 @@ function program(signal: AbortSignal): Command {
     });
   examples(info, ["phi info", "phi info -m ./phi-4 --context 16384 --json"]);
 
+  const verify = withRun(phi.command("verify"), "f32")
+    .description("compare every layer with expected numbers; exit code 1 where one is beyond the tolerance")
+    .option(
+      "--reference <file>",
+      "F32 tensors hidden.* and logits.*, its .json beside it (default: reference.safetensors of the model)",
+    )
+    .option("--tolerance <t>", "largest absolute difference", numberOption("--tolerance", { from: 0 }), 5e-4)
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { verify } = await import("./verify.ts");
+      await verify(options, signal);
+    });
+  examples(verify, [
+    "phi verify",
+    "phi verify --adapter swiftshader",
+    "phi verify -m ./phi-2 --reference phi-2.safetensors",
+  ]);
+
   const devices = phi
     .command("devices")
     .description("list the adapters of this machine")

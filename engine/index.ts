@@ -23,6 +23,14 @@ export {
   type TraceRows,
 } from "./model.ts";
 export { supportedModelTypes } from "./models/table.ts";
-export { type DType, safetensorsBytes, safetensorsHeader, type TensorInfo, type TensorSpec } from "./safetensors.ts";
+export {
+  type DType,
+  readSafetensorsHeader,
+  type SafetensorsHeader,
+  safetensorsBytes,
+  safetensorsHeader,
+  type TensorInfo,
+  type TensorSpec,
+} from "./safetensors.ts";
 export { checkSampling, randomSeed, type SamplingOptions } from "./sampler.ts";
 export { type ByteSource, type Folder, type FolderOptions, httpFolder, openFolder } from "./source.ts";
