@@ -11,6 +11,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { PhiError, printable } from "../engine/errors.ts";
+import { safetensorsHeader } from "../engine/safetensors.ts";
+import type { Folder } from "../engine/source.ts";
 
 /** A config.json: what follows from it is read from it. */
 type Config = Readonly<Record<string, unknown>>;
@@ -288,11 +290,8 @@ export async function writeSynthetic(
   const tensorBytes = plan.parameters * elementBytes;
   await checkFolder(out, tensorBytes);
 
-  const { model_type, bos_token_id, eos_token_id, pad_token_id = eos_token_id } = plan.config;
-  await writeJson(join(out, "config.json"), plan.config);
-  const generation =
-    model_type === "phi" ? { bos_token_id, eos_token_id } : { bos_token_id, eos_token_id, pad_token_id };
-  await writeJson(join(out, "generation_config.json"), generation);
+  await writeFile(join(out, "config.json"), jsonText(plan.config));
+  await writeFile(join(out, "generation_config.json"), jsonText(generationConfig(plan.config)));
 
   const shards = splitShards(plan.tensors, shardBytes / elementBytes);
   const number = (n: number): string => String(n).padStart(5, "0");
@@ -307,7 +306,8 @@ export async function writeSynthetic(
   }
   if (shards.length > 1) {
     const weight_map = Object.fromEntries(shards.flatMap((tensors, i) => tensors.map(({ name }) => [name, files[i]])));
-    await writeJson(join(out, "model.safetensors.index.json"), { metadata: { total_size: tensorBytes }, weight_map });
+    const index = { metadata: { total_size: tensorBytes }, weight_map };
+    await writeFile(join(out, "model.safetensors.index.json"), jsonText(index));
   }
   return { folder: out, parameters: plan.parameters, tensorBytes, files };
 }
@@ -325,8 +325,63 @@ async function checkFolder(out: string, neededBytes: number): Promise<void> {
   }
 }
 
-async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeFile(path, `${JSON.stringify(value, undefined, 2)}\n`);
+function jsonText(value: unknown): string {
+  return `${JSON.stringify(value, undefined, 2)}\n`;
+}
+
+function generationConfig({ model_type, bos_token_id, eos_token_id, pad_token_id = eos_token_id }: Config): Config {
+  return model_type === "phi" ? { bos_token_id, eos_token_id } : { bos_token_id, eos_token_id, pad_token_id };
+}
+
+/** The header of a safetensors file of these tensors, and how many bytes of data follow it. */
+function headerOf(tensors: readonly SyntheticTensor[], dtype: SyntheticDtype) {
+  const { bytes, stored } = dtypes[dtype];
+  const specs = tensors.map(({ name, shape }) => ({ name, dtype: stored, shape }));
+  return {
+    bytes: safetensorsHeader(specs, new Map([["format", "pt"]])),
+    dataBytes: tensors.reduce((sum, { shape }) => sum + elements(shape), 0) * bytes,
+  };
+}
+
+/**
+ * The checkpoint in memory, as a folder to load from: real config and header, and zeros for all the weights, made as
+ * they are read.
+ */
+export function syntheticFolder(options: SyntheticOptions): Folder {
+  const { config, dtype, tensors } = planSynthetic(options);
+  const header = headerOf(tensors, dtype);
+  const text = (value: unknown) => ({ start: new TextEncoder().encode(jsonText(value)), zeros: 0 });
+  const files = new Map([
+    ["config.json", text(config)],
+    ["generation_config.json", text(generationConfig(config))],
+    ["model.safetensors", { start: header.bytes, zeros: header.dataBytes }],
+  ]);
+  return {
+    name: `synthetic ${options.preset}`,
+    list: async () => [...files.keys()].sort(),
+    async open(name) {
+      const file = files.get(name);
+      if (file === undefined) return undefined;
+      const { start, zeros } = file;
+      const sizeBytes = start.length + zeros;
+      return {
+        name,
+        sizeBytes,
+        version: "synthetic",
+        async read(offsetBytes, lengthBytes, into) {
+          if (offsetBytes + lengthBytes > sizeBytes) {
+            const range = `bytes ${offsetBytes} to ${offsetBytes + lengthBytes}`;
+            throw new PhiError("io", `${name}: expected ${range}, got the end at byte ${sizeBytes}`);
+          }
+          const bytes = into?.subarray(0, lengthBytes).fill(0) ?? new Uint8Array(lengthBytes);
+          bytes.set(start.subarray(offsetBytes, offsetBytes + lengthBytes));
+          return bytes;
+        },
+        assertUnchanged: async () => undefined,
+        close: async () => undefined,
+      };
+    },
+  };
 }
 
 /** Tensors in order, cut into shards of at most `limit` elements. */
@@ -357,28 +412,17 @@ async function writeShard(
   dtype: SyntheticDtype,
   stream: RandomStream,
 ): Promise<number> {
-  const { bytes, stored } = dtypes[dtype];
-  let offset = 0;
-  const entries = tensors.map(({ name, shape }) => {
-    const begin = offset;
-    offset += elements(shape) * bytes;
-    return [name, { dtype: stored, shape, data_offsets: [begin, offset] }];
-  });
-  const json = JSON.stringify({ __metadata__: { format: "pt" }, ...Object.fromEntries(entries) });
-  const text = Buffer.from(json.padEnd(Math.ceil(json.length / 8) * 8));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(text.length));
-
+  const header = headerOf(tensors, dtype);
   const file = await open(path, "wx");
   try {
-    await writeAll(file, Buffer.concat([length, text]));
+    await writeAll(file, header.bytes);
     for (const { fill, shape } of tensors) {
       for (const piece of stream(fill, elements(shape))) await writeAll(file, piece);
     }
   } finally {
     await file.close();
   }
-  return 8 + text.length + offset;
+  return header.bytes.length + header.dataBytes;
 }
 
 /** A write may be short. */

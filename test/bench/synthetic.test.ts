@@ -2,7 +2,15 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { planSynthetic, type SyntheticPreset, syntheticPresets, writeSynthetic } from "../../bench/synthetic.ts";
+import {
+  planSynthetic,
+  type SyntheticPreset,
+  syntheticFolder,
+  syntheticPresets,
+  writeSynthetic,
+} from "../../bench/synthetic.ts";
+import { openCheckpoint } from "../../engine/index.ts";
+
 import { listCases, readWeights } from "../reference/fixture.ts";
 
 const root = mkdtempSync(join(tmpdir(), "phi-webgpu-synthetic-"));
@@ -122,4 +130,36 @@ test("every preset is planned with whole heads", () => {
   for (const preset of syntheticPresets) {
     for (const { shape } of planSynthetic({ preset }).tensors) expect(shape.every(Number.isInteger)).toBe(true);
   }
+});
+
+describe("in memory", () => {
+  test("the folder is the written one with zeros for data", async () => {
+    const options = { preset: "phi-2", layers: 2, config: small } as const;
+    const { folder } = await writeSynthetic({ ...options, out: join(root, "memory") });
+    const memory = syntheticFolder(options);
+    expect(await memory.list()).toEqual(["config.json", "generation_config.json", "model.safetensors"]);
+    for (const name of await memory.list()) {
+      const source = await memory.open(name);
+      const written = readFileSync(join(folder, name));
+      expect(source?.sizeBytes).toBe(written.length);
+      const bytes = await source?.read(0, written.length);
+      const headerBytes = name.endsWith(".json") ? written.length : 8 + Number(written.readBigUInt64LE(0));
+      expect(Buffer.from(bytes?.subarray(0, headerBytes) ?? [])).toEqual(written.subarray(0, headerBytes));
+      expect(bytes?.subarray(headerBytes).every((byte) => byte === 0)).toBe(true);
+      // Ranges: across the header's end, into a buffer that held something else.
+      const from = Math.max(0, headerBytes - 3);
+      const count = Math.min(10, written.length - from);
+      const range = await source?.read(from, count, new Uint8Array(20).fill(7));
+      expect(range).toEqual(bytes?.slice(from, from + count));
+      await expect(source?.read(written.length - 1, 2)).rejects.toThrow("got the end at byte");
+    }
+    expect(await memory.open("tokenizer.json")).toBeUndefined();
+  });
+
+  test.each(syntheticPresets)("%s opens as a checkpoint with its planned tensors", async (preset) => {
+    const checkpoint = await openCheckpoint(syntheticFolder({ preset }));
+    const planned = planSynthetic({ preset }).tensors.map(({ name, shape }) => [name, shape]);
+    expect([...checkpoint.tensors].map(([name, { shape }]) => [name, shape])).toEqual(planned);
+    await checkpoint.close();
+  });
 });

@@ -1,0 +1,236 @@
+/** `npm run bench -- COMMAND`: measures this engine on this machine. Tables on stdout, progress on stderr. */
+import { writeFile } from "node:fs/promises";
+import { basename, resolve } from "node:path";
+import { Command, CommanderError, Option } from "commander";
+import { type OpenedAdapter, openAdapter, openAdapterOrRestart } from "../cli/adapter.ts";
+import { openModelFolder } from "../cli/model.ts";
+import { choiceOption, integerOption } from "../cli/options.ts";
+import { print } from "../cli/output.ts";
+import { reportFailure, watchProcess } from "../cli/process.ts";
+import { exitCodes, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
+import { benchHost } from "./host.ts";
+import { benchLoad } from "./load.ts";
+import { type BenchTable, type Environment, environmentOf, type Figure, tableJson, tableText } from "./report.ts";
+import { type SyntheticPreset, syntheticPresets } from "./synthetic.ts";
+import { benchDecode, benchPrefill } from "./text.ts";
+
+interface CommonOptions {
+  readonly kv: "f16" | "f32";
+  readonly context?: number;
+  readonly repetitions: number;
+  readonly json?: string;
+}
+
+interface ModelOptions extends CommonOptions {
+  readonly model?: string;
+  readonly adapter?: string;
+}
+
+const mostTokens = 2 ** 31 - 1;
+
+function integersOption(option: string, from: number): (text: string) => readonly number[] {
+  const read = integerOption(option, from, mostTokens);
+  return (text) => text.split(",").map((part) => read(part.trim()));
+}
+
+function common(command: Command, repetitions: number): Command {
+  return command
+    .option("-n, --repetitions <n>", "timed runs", integerOption("--repetitions", 1, 1000), repetitions)
+    .addOption(
+      new Option("--kv <type>", "type of the key-value cache: f32 or f16")
+        .default("f16")
+        .argParser(choiceOption("--kv", ["f16", "f32"])),
+    )
+    .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens))
+    .option("--json <file>", "write every sample there too");
+}
+
+function withModel(command: Command, repetitions: number): Command {
+  return common(command, repetitions)
+    .option("-m, --model <dir>", "checkpoint folder (default: the bundled phi-tiny)")
+    .option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)");
+}
+
+const onProgress = (text: string) => void process.stderr.write(`${printable(text)} …\n`);
+
+async function report(tables: readonly BenchTable[], environment: Environment, file: string | undefined) {
+  const text = tableText(tables, environment);
+  if (environment.loadAverage > 0.5) {
+    const load = environment.loadAverage.toFixed(1);
+    process.stderr.write(`note: this machine was busy (load average ${load}): the figures are not the engine's best\n`);
+  }
+  if (file !== undefined) await writeFile(file, tableJson(tables, environment));
+  await print(text);
+}
+
+function modelName(folderName: string): string {
+  return basename(resolve(folderName));
+}
+
+/** The adapter that is to compute; undefined where another process has taken over (SwiftShader). */
+async function openWorkingAdapter(option: string | undefined): Promise<OpenedAdapter | undefined> {
+  const opened = await openAdapterOrRestart(option);
+  if (opened?.backend !== "null") return opened;
+  opened.release();
+  throw new PhiError("usage", "--adapter: expected one that computes, got null", [
+    "The null backend does no GPU work; bench host measures on it.",
+  ]);
+}
+
+/** Loads the model, measures, reports. */
+async function onModel(
+  command: string,
+  options: ModelOptions,
+  measure: (model: Model) => Promise<readonly Figure[]>,
+  signal: AbortSignal,
+): Promise<void> {
+  const folder = await openModelFolder(options.model);
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  const environment = environmentOf(opened);
+  const { kv, context } = options;
+  onProgress(`loading ${modelName(folder.name)}`);
+  try {
+    const { adapter } = opened;
+    const model = await loadModel({ folder, adapter, kv, signal, ...(context !== undefined && { context }) });
+    try {
+      const figures = await measure(model);
+      const subject = {
+        command,
+        model: `${modelName(folder.name)}, ${model.architecture}`,
+        settings: `${kv} cache of ${model.context} positions`,
+      };
+      await report([{ ...subject, figures }], environment, options.json);
+    } finally {
+      model.dispose();
+    }
+  } finally {
+    opened.release();
+  }
+}
+
+async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+  if (adapter === null) throw new PhiError("machine", "the adapter cannot be opened once more");
+  return adapter;
+}
+
+async function load(options: ModelOptions & { readonly context: number }, startBytes: number): Promise<void> {
+  const folder = await openModelFolder(options.model);
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const { kv, context, repetitions } = options;
+    const figures = await benchLoad({
+      folder,
+      nextAdapter: () => anotherAdapter(opened),
+      software: opened.isSoftware,
+      kv,
+      context,
+      repetitions,
+      startBytes,
+      onProgress,
+    });
+    const settings = `${kv} cache of ${context} positions`;
+    const table = { command: "load", model: modelName(folder.name), settings, figures };
+    await report([table], environment, options.json);
+  } finally {
+    opened.release();
+  }
+}
+
+interface HostCommandOptions extends CommonOptions {
+  readonly layers?: number;
+  readonly depth: readonly number[];
+  readonly newTokens: number;
+}
+
+async function host(presets: readonly SyntheticPreset[], options: HostCommandOptions): Promise<void> {
+  const opened = await openAdapter({ adapter: "null" });
+  try {
+    const environment = environmentOf(opened);
+    const tables: BenchTable[] = [];
+    for (const preset of presets) {
+      const { kv, context, depth, newTokens, repetitions } = options;
+      const { layers, figures } = await benchHost(await anotherAdapter(opened), {
+        preset,
+        layers: options.layers,
+        kv,
+        context,
+        depths: depth,
+        newTokens,
+        repetitions,
+        onProgress,
+      });
+      const settings = `${kv} cache, ${newTokens} tokens a run`;
+      tables.push({ command: "host", model: `${preset}, ${layers} layers`, settings, figures });
+    }
+    await report(tables, environment, options.json);
+  } finally {
+    opened.release();
+  }
+}
+
+function presetArgument(text: string, previous: readonly SyntheticPreset[] | undefined): readonly SyntheticPreset[] {
+  return [...(previous ?? []), choiceOption("preset", syntheticPresets)(text)];
+}
+
+function program(signal: AbortSignal, startBytes: number): Command {
+  const bench = new Command("bench").description("measures this engine on this machine").helpCommand(true);
+
+  withModel(bench.command("decode"), 3)
+    .description("tokens per second, one token after the other")
+    .option("-g, --new-tokens <n>", "tokens of a run", integerOption("--new-tokens", 1, mostTokens), 16)
+    .option("-d, --depth <n,…>", "tokens of context before the first", integersOption("--depth", 0), [0])
+    .action(async (options: ModelOptions & { depth: readonly number[]; newTokens: number }) => {
+      const { depth, ...rest } = options;
+      await onModel("decode", options, (model) => benchDecode(model, { ...rest, depths: depth, onProgress }), signal);
+    });
+
+  withModel(bench.command("prefill"), 3)
+    .description("tokens per second of a prompt")
+    .option("-p, --prompt-tokens <n,…>", "tokens of the prompt", integersOption("--prompt-tokens", 1), [512])
+    .action(async (options: ModelOptions & { promptTokens: readonly number[] }) => {
+      await onModel("prefill", options, (model) => benchPrefill(model, { ...options, onProgress }), signal);
+    });
+
+  withModel(bench.command("load"), 1)
+    .description("time and host memory from the files to the GPU and to the first token")
+    .action(async (options: ModelOptions) => load({ ...options, context: options.context ?? 128 }, startBytes));
+
+  common(bench.command("host"), 5)
+    .description("host time per decoded token, on Dawn's null backend, with real geometry and no weights")
+    .argument("[presets...]", `of ${syntheticPresets.join(", ")} (default: phi-2 phi-3-mini-4k)`, presetArgument)
+    .option("--layers <n>", "layers instead of the model's own number", integerOption("--layers", 1, 1000))
+    .option("-g, --new-tokens <n>", "tokens of a run", integerOption("--new-tokens", 1, mostTokens), 64)
+    .option("-d, --depth <n,…>", "tokens of context before the first", integersOption("--depth", 0), [0, 1024])
+    .action(async (presets: readonly SyntheticPreset[] | undefined, options: HostCommandOptions) => {
+      await host(presets?.length ? presets : ["phi-2", "phi-3-mini-4k"], options);
+    });
+
+  const outputError = (text: string, write: (text: string) => void) =>
+    write(`${text.trimEnd().split("\n").map(printable).join("\n")}\n`);
+  for (const command of [bench, ...bench.commands]) {
+    if (command !== bench) command.option("--debug", "a stack trace with every error");
+    command.exitOverride().configureOutput({ outputError });
+  }
+  return bench;
+}
+
+async function main(): Promise<void> {
+  const startBytes = process.memoryUsage.rss();
+  const debug = process.argv.includes("--debug");
+  const signal = watchProcess(debug);
+  try {
+    await program(signal, startBytes).parseAsync();
+  } catch (error) {
+    if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exitCodes.usage;
+    else if (!signal.aborted) process.exitCode = reportFailure(error, debug);
+  }
+  // All text is out before the process ends, whatever Dawn's threads still hold.
+  await new Promise((resolve) => process.stdout.write("", resolve));
+  process.exit();
+}
+
+await main();
