@@ -19,6 +19,7 @@ export interface RunOptions {
   readonly kv: "f16" | "f32";
   readonly context?: number;
   readonly allowSymlinks?: boolean;
+  readonly allowNanWeights?: boolean;
 }
 
 /** A loaded model on its adapter. */
@@ -113,6 +114,7 @@ export async function openModel(
     folder,
     adapter: adapter.adapter,
     kv: options.kv,
+    allowNonFinite: options.allowNanWeights ?? false,
     ...(options.context !== undefined && { context: options.context }),
     signal: AbortSignal.any([signal, failed.signal]),
     onProgress: progress.update,

@@ -40,6 +40,10 @@ function withRun(command: Command, kv: "f16" | "f32"): Command {
     .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens));
 }
 
+function withWeights(command: Command, kv: "f16" | "f32"): Command {
+  return withRun(command, kv).option("--allow-nan-weights", "load weights that are NaN or infinite");
+}
+
 function examples(command: Command, lines: readonly string[]): Command {
   return command.addHelpText("after", `\nExamples:\n${lines.map((line) => `  $ ${line}\n`).join("")}`);
 }
@@ -53,7 +57,7 @@ function program(signal: AbortSignal): Command {
 
   examples(phi, ['phi "Once upon a time"', "phi -m ./phi-2 -n 100 < prompt.txt"]);
 
-  const generate = withRun(phi.command("generate", { isDefault: true }), "f16")
+  const generate = withWeights(phi.command("generate", { isDefault: true }), "f16")
     .description("continue a prompt (the default command)")
     .argument("[prompt]", "the text to continue; read from stdin when there is none and stdin is no terminal")
     .option("-n, --max-tokens <n>", "at most this many new tokens", integerOption("--max-tokens", 0, mostTokens), 256)
@@ -113,7 +117,7 @@ function program(signal: AbortSignal): Command {
     "phi --ids 593,592,260,349 --json",
   ]);
 
-  const logits = withRun(phi.command("logits"), "f32")
+  const logits = withWeights(phi.command("logits"), "f32")
     .description("write the logits of every position as a safetensors file")
     .requiredOption("--ids <ids>", "the input: token ids 1,2,3", idsOption)
     .requiredOption("-o, --output <file>", "where to write: tensor logits, F32 [tokens, vocabulary]")
@@ -134,7 +138,7 @@ function program(signal: AbortSignal): Command {
     });
   examples(info, ["phi info", "phi info -m ./phi-4 --context 16384 --json"]);
 
-  const verify = withRun(phi.command("verify"), "f32")
+  const verify = withWeights(phi.command("verify"), "f32")
     .description("compare every layer with expected numbers; exit code 1 where one is beyond the tolerance")
     .option(
       "--reference <file>",

@@ -36,6 +36,8 @@ export interface LoadOptions {
   readonly kv?: KvFormat;
   /** Tokens that are prefilled at a time; the default depends on the adapter and on the model's size. */
   readonly chunkTokens?: number;
+  /** Load weights that are NaN or infinite, which are refused by default. */
+  readonly allowNonFinite?: boolean;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Fault injection and the watchdog. */
@@ -120,6 +122,7 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
       const engine = new Engine(device, architecture, weights, { kv, context, chunkTokens, kvRows });
       const uploaded = uploadWeights(device, checkpoint, weights, {
         signal,
+        allowNonFinite: options.allowNonFinite,
         onProgress: (doneBytes, totalBytes) => onProgress?.({ stage: "weights", doneBytes, totalBytes }),
       });
       // Pipelines compile while the weights stream in.
@@ -211,6 +214,8 @@ export class Engine {
   #gpuWeights: GpuWeights | undefined;
   /** The ids whose keys and values are in the cache, from position 0. */
   #cached: number[] = [];
+  /** Positions that were ever written since the cache was last begun at 0: what a ring may have overwritten. */
+  #written = 0;
   #queue: Promise<void> = Promise.resolve();
 
   constructor(device: Device, architecture: Architecture, weights: CheckedWeights, options: EngineOptions) {
@@ -331,10 +336,12 @@ export class Engine {
     const shared = regime === this.cache.regime ? this.#reusable(ids) : 0;
     this.cache.setRegime(regime);
     this.#cached.length = shared;
+    if (shared === 0) this.#written = 0;
     for (let past = shared; past < ids.length; past += this.chunkTokens) {
       if (signal?.aborted) throw new PhiError("aborted", "stopped");
       const chunk = ids.slice(past, past + this.chunkTokens);
       const runner = await this.runner(chunk.length === 1 ? "decode" : "prefill");
+      this.#written = Math.max(this.#written, past + chunk.length); // before the run, which may stop half-way
       await runner.run(chunk, past, signal);
       this.#cached.push(...chunk);
     }
@@ -345,9 +352,9 @@ export class Engine {
   #reusable(ids: readonly number[]): number {
     let shared = 0;
     while (shared < ids.length - 1 && ids[shared] === this.#cached[shared]) shared++;
-    // A ring has overwritten what a shorter prefix would need again.
+    // A ring may have overwritten keys that a shorter prefix needs again.
     const { kvRows, chunkTokens, context } = this.#options;
-    return kvRows < context && this.#cached.length > shared + chunkTokens ? 0 : shared;
+    return kvRows < context && this.#written > shared + chunkTokens ? 0 : shared;
   }
 
   /** Logits, and with `trace` the named values, of every position, a chunk at a time. */
@@ -362,7 +369,7 @@ export class Engine {
       const runner = await this.runner(kind);
       const { plan } = runner;
       this.cache.setRegime(ropeRegime(this.architecture.rope, ids.length));
-      this.#cached = [];
+      this.#cached = []; // this call writes over whatever was cached
       for (let past = 0; past < ids.length; past += plan.maxSeq) {
         if (signal?.aborted) throw new PhiError("aborted", "stopped");
         const chunk = ids.slice(past, past + plan.maxSeq);

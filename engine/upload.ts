@@ -8,6 +8,7 @@ import type { PlainDType } from "./formats/plain.ts";
 import { isPackedAsStored, isPlain, packRows, plainBytes, plainLayout, toFloat32 } from "./formats/plain.ts";
 import type { Architecture } from "./models/architecture.ts";
 import type { TensorInfo } from "./safetensors.ts";
+import { createScan } from "./scan.ts";
 import {
   type MatrixRef,
   type RowRange,
@@ -127,22 +128,39 @@ export interface GpuWeights {
 const pieceBytes = 8 << 20; // read and written at a time: the host holds one piece
 const flushBytes = 64 << 20; // a writeBuffer's staging memory is freed by the next finished submit
 
+function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: number | undefined, more = 0): never {
+  throw new PhiError(
+    "checkpoint",
+    `${printable(tensor.file)}: tensor "${printable(tensor.name)}": expected finite numbers, got ${value} at [${index.join(", ")}]${more > 0 ? ` and ${more} more` : ""}`,
+    ["The file is damaged, or its training failed; --allow-nan-weights loads it all the same."],
+  );
+}
+
 interface UploadOptions {
+  /** Take weights that are NaN or infinite. */
+  readonly allowNonFinite?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
 }
 
-/** Streams all declared weights to the GPU, a piece at a time. Throws PhiError "io", "machine" or "aborted". */
+/**
+ * Streams all declared weights to the GPU, a piece at a time. Throws PhiError "checkpoint" for a weight that is not
+ * finite, "io", "machine" or "aborted".
+ */
 export async function uploadWeights(
   device: Device,
   checkpoint: Checkpoint,
   weights: CheckedWeights,
-  { signal, onProgress }: UploadOptions,
+  { signal, onProgress, allowNonFinite }: UploadOptions,
 ): Promise<GpuWeights> {
   const matrices = new Map<string, GpuRange[]>();
   const vectors = new Map<string, DeviceBuffer>();
   let doneBytes = 0;
   let pendingBytes = 0;
+  const ranges = [...weights.declared.values()].flatMap((ref) =>
+    ref.kind === "matrix" ? rowRanges(ref, weights.layout(ref), device.maxBindingBytes) : [],
+  );
+  const scan = allowNonFinite ? undefined : createScan(device, ranges.length);
 
   async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
     device.writeBuffer(buffer, offsetBytes, data);
@@ -203,6 +221,7 @@ export async function uploadWeights(
       }
       const uniform = device.createBuffer(`${ref.key} rows`, 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
       device.writeBuffer(uniform, 0, new Uint32Array([range.firstRow, range.rows, ref.rows, ref.cols]));
+      await scan?.add(ref, range, layout, weight);
       ranges.push({ weight, shape: uniform });
     }
     return ranges;
@@ -215,6 +234,8 @@ export async function uploadWeights(
       const tensor = weights.tensor(need);
       const length = need.shape[0] ?? 0;
       const values = toFloat32(await read(tensor, 0, length * plainBytes(tensor.dtype)), tensor.dtype);
+      const bad = allowNonFinite ? -1 : values.findIndex((value) => !Number.isFinite(value));
+      if (bad >= 0) refuseNonFinite(tensor, [bad], values[bad]);
       await write(buffer, at * 4, new Uint8Array(values.buffer));
       at += length;
     }
@@ -226,6 +247,17 @@ export async function uploadWeights(
     else vectors.set(ref.key, await uploadVector(ref));
   }
   await flush();
+  const bad = await scan?.first();
+  scan?.dispose();
+  if (bad !== undefined) {
+    const tensor = weights.tensor(bad.need);
+    const bytes = plainBytes(tensor.dtype);
+    const [value] = toFloat32(
+      await read(tensor, (bad.row * (bad.need.shape[1] ?? 0) + bad.col) * bytes, bytes),
+      tensor.dtype,
+    );
+    refuseNonFinite(tensor, [bad.row, bad.col], value, bad.count - 1);
+  }
   await checkpoint.assertUnchanged();
 
   return {
