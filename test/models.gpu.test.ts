@@ -98,7 +98,8 @@ describe.each(cases.map((entry) => [entry.name, entry] as const))("%s", (_name, 
   });
 
   test("chunks of 5, chunks of 1 and one chunk give the same logits and continuation", async () => {
-    const prompt = reference.prompts.findLast(({ logits }) => logits !== undefined);
+    // Some 30 tokens: chunks of 1 run them one by one, on slow drivers too.
+    const prompt = reference.prompts.find(({ logits, length }) => logits !== undefined && length >= 20);
     if (prompt?.logits === undefined) throw new Error("no prompt with logits");
     const shape = [prompt.length, reference.vocab];
     const whole = await greedy(await f32(), prompt.ids, 8);

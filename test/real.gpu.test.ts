@@ -16,6 +16,8 @@ interface GreedyCase {
 }
 
 const tiny = fileURLToPath(new URL("../models/phi-tiny", import.meta.url));
+/** SwiftShader takes minutes for what takes other drivers seconds: there one case stands for several. */
+const isSlow = process.env.PHI_ADAPTER === "swiftshader";
 const smollm2 = process.env.PHI_TEST_SMOLLM2;
 const generation = fileURLToPath(new URL("../../shared/smollm2/generation.json", import.meta.url));
 
@@ -43,12 +45,13 @@ describe("phi-tiny", () => {
     const model = await loadModel({ folder: await openFolder(tiny), adapter: await testAdapter(), kv });
     models.push(model);
     expect(cases.length).toBeGreaterThan(0);
-    for (const one of cases) await expectContinuation(model, one, kv === "f32" ? 0 : 0.05);
+    const chosen = kv === "f32" && isSlow ? cases.slice(0, 1) : cases;
+    for (const one of chosen) await expectContinuation(model, one, kv === "f32" ? 0 : 0.05);
   });
 
   test("generations at the same time are each equal to their own", async () => {
     const model = models[0] ?? (await loadModel({ folder: await openFolder(tiny), adapter: await testAdapter() }));
-    await Promise.all(cases.slice(0, 3).map((one) => expectContinuation(model, one, 0)));
+    await Promise.all(cases.slice(0, isSlow ? 2 : 3).map((one) => expectContinuation(model, one, 0)));
   });
 });
 
@@ -61,9 +64,8 @@ describe.skipIf(smollm2 === undefined || !existsSync(generation))("SmolLM2-135M-
   test("greedy continuations, f32 and f16 cache", { timeout: 900_000 }, async () => {
     const reference = JSON.parse(readFileSync(generation, "utf8")) as { generation: GreedyCase[] };
     expect(reference.generation.length).toBeGreaterThan(2);
-    // SwiftShader takes minutes for each continuation: the shortest one stands for them there.
     const byLength = reference.generation.toSorted((a, b) => a.greedy_ids.length - b.greedy_ids.length);
-    const chosen = process.env.PHI_ADAPTER === "swiftshader" ? byLength.slice(0, 1) : byLength;
+    const chosen = isSlow ? byLength.slice(0, 1) : byLength;
     for (const kv of ["f32", "f16"] as const) {
       const folder = await openFolder(smollm2 ?? "");
       const model = await loadModel({ folder, adapter: await testAdapter(), kv, context: 1024 });

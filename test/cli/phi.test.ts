@@ -9,11 +9,11 @@ describe("help and usage errors", () => {
   test("--help is quick, on stdout, and names every command", async () => {
     const { code, stdout, stderr } = await phi(["--help"]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    for (const command of ["generate", "logits", "devices", "tokenize", "detokenize"])
+    for (const command of ["generate", "info", "verify", "logits", "devices", "tokenize", "detokenize", "completion"])
       expect(stdout).toContain(command);
   });
 
-  test.each([["generate"], ["logits"], ["devices"], ["tokenize"], ["detokenize"]])(
+  test.each(["generate", "info", "verify", "logits", "devices", "tokenize", "detokenize", "completion"])(
     "%s --help has an example",
     async (command) => {
       const { code, stdout } = await phi([command, "--help"]);
