@@ -1,9 +1,17 @@
 /** `phi generate`: prompt in, text out. */
-import { type GenerationResult, PhiError, randomSeed, type SamplingOptions } from "../engine/index.ts";
+import {
+  type GenerationResult,
+  type Model,
+  type ModelDescription,
+  PhiError,
+  randomSeed,
+  type SamplingOptions,
+} from "../engine/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
-import { note, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { describeModel, note, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
 import { print, printUntrusted } from "./output.ts";
 import { stopFilter } from "./stop.ts";
@@ -47,6 +55,9 @@ export async function generate(
 ): Promise<void> {
   checkCombination(prompt, options);
   const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const described = await describeModel(folder, options);
+  checkIds("--logit-bias", options.logitBias.keys(), described.vocabulary);
+  if (options.ids !== undefined) checkPrompt(options.ids, described);
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
   const needsText = options.ids === undefined && !options.explain;
@@ -54,28 +65,27 @@ export async function generate(
   const text = needsText ? (prompt ?? (await readText(process.stdin, options.lossy ?? false, signal))) : "";
   signal.throwIfAborted();
   const tokenizing = needsText ? "required" : options.explain ? "none" : "optional";
-  const opened = await openModel(folder, adapter, options, tokenizing, signal);
-  try {
-    const { model, tokenizer } = opened;
-    if (options.explain) return await print(`${model.explain().trimEnd()}\n`);
-    if (options.stop.length > 0 && tokenizer === undefined) {
+  let ids = options.ids ?? [];
+  const opened = await openModel(folder, adapter, options, tokenizing, signal, (tokenizer) => {
+    if (tokenizer === undefined && options.stop.length > 0) {
       throw new PhiError("usage", "--stop: expected a model with a tokenizer, got one without");
     }
-    checkIds("--logit-bias", options.logitBias.keys(), model.vocabularySize);
-    const ids = options.ids ?? promptIds(text, opened, options);
-    checkIds("--ids", ids, model.vocabularySize);
-    if (ids.length > model.context) {
-      throw new PhiError("usage", `prompt is ${ids.length} tokens, context is ${model.context}`, [
-        "Shorten the prompt, or give a greater --context where the model and memory allow it.",
-      ]);
-    }
-    const outcome = await run(opened, ids, options, signal);
+    if (!needsText || tokenizer === undefined) return;
+    ids = promptIds(text, tokenizer, described, options);
+    checkPrompt(ids, described);
+  });
+  try {
+    const { model } = opened;
+    if (options.explain) return await print(`${model.explain().trimEnd()}\n`);
+    const chosen = sampling(model, options);
+    const outcome = await run(opened, ids, chosen, options, signal);
     if (options.json) {
       await print(
         jsonLine({
           text: outcome.text ?? null,
           token_ids: outcome.ids,
           finish_reason: outcome.finishReason,
+          seed: chosen.seed === undefined ? null : jsonSeed(chosen.seed),
           stats: snakeCase(outcome.stats),
         }),
       );
@@ -84,6 +94,20 @@ export async function generate(
   } finally {
     await opened.dispose();
   }
+}
+
+/** JSON's readers take numbers for doubles: a seed that is not exact as one is written as a string. */
+function jsonSeed(seed: bigint | number): number | string {
+  return seed <= Number.MAX_SAFE_INTEGER ? Number(seed) : String(seed);
+}
+
+/** Refuses, from the headers alone, a prompt that the model cannot take. */
+function checkPrompt(ids: readonly number[], { vocabulary, context }: ModelDescription): void {
+  checkIds("--ids", ids, vocabulary);
+  if (ids.length <= context) return;
+  throw new PhiError("usage", `prompt is ${ids.length} tokens, context is ${context}`, [
+    "Shorten the prompt, or give a greater --context where the model and memory allow it.",
+  ]);
 }
 
 function checkCombination(prompt: string | undefined, options: GenerateCommandOptions): void {
@@ -103,10 +127,10 @@ function checkCombination(prompt: string | undefined, options: GenerateCommandOp
 /** The ids of the prompt: plain text, or a user's message in the chat template. */
 function promptIds(
   text: string,
-  { model, tokenizer }: OpenedModel,
+  tokenizer: Tokenizer,
+  { generationDefaults: { bosId } }: ModelDescription,
   options: GenerateCommandOptions,
 ): readonly number[] {
-  if (tokenizer === undefined) return [];
   if (options.chat) {
     if (!tokenizer.hasChatTemplate) {
       throw new PhiError("usage", "--chat: expected a model with a chat template, got one without", [
@@ -117,17 +141,17 @@ function promptIds(
   }
   const ids = tokenizer.encode(text, { addSpecialTokens: true });
   if (ids.length > 0) return ids;
-  if (model.bosId === undefined) {
+  if (bosId === undefined) {
     throw new PhiError("usage", "expected a prompt, got an empty one", [
       "This model has no token that begins a text, so it needs a first word.",
     ]);
   }
-  return [model.bosId];
+  return [bosId];
 }
 
 /** The options of the draw: the model's own defaults under what the command line says. */
-function sampling(opened: OpenedModel, options: GenerateCommandOptions): SamplingOptions {
-  const { doSample, bosId, eosIds, notes, ...modelDefaults } = opened.model.generationDefaults;
+function sampling(model: Model, options: GenerateCommandOptions): SamplingOptions {
+  const { doSample, bosId, eosIds, notes, ...modelDefaults } = model.generationDefaults;
   const chosen: SamplingOptions = {
     ...(doSample && { temperature: 1, ...modelDefaults }),
     ...(options.temperature !== undefined && { temperature: options.temperature }),
@@ -149,6 +173,7 @@ function sampling(opened: OpenedModel, options: GenerateCommandOptions): Samplin
 async function run(
   opened: OpenedModel,
   ids: readonly number[],
+  chosen: SamplingOptions,
   options: GenerateCommandOptions,
   signal: AbortSignal,
 ): Promise<Outcome> {
@@ -165,7 +190,7 @@ async function run(
   let firstTokenMs = 0;
   const tokens = model.generate(ids, {
     maxTokens: options.maxTokens,
-    sampling: sampling(opened, options),
+    sampling: chosen,
     ignoreEos: options.ignoreEos ?? false,
     signal,
   });

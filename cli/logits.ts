@@ -2,7 +2,7 @@
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { PhiError, printable, safetensorsHeader } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
 
 /** Options of `phi logits`. */
@@ -16,6 +16,11 @@ export interface LogitsOptions extends RunOptions {
  */
 export async function logits(options: LogitsOptions, signal: AbortSignal): Promise<void> {
   const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const { vocabulary, context } = await describeModel(folder, options);
+  checkIds("--ids", options.ids, vocabulary);
+  if (options.ids.length > context) {
+    throw new PhiError("usage", `prompt is ${options.ids.length} tokens, context is ${context}`);
+  }
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
   const opened = await openModel(folder, adapter, options, "none", signal);
@@ -23,10 +28,6 @@ export async function logits(options: LogitsOptions, signal: AbortSignal): Promi
   let file: FileHandle | undefined;
   try {
     const { model } = opened;
-    checkIds("--ids", options.ids, model.vocabularySize);
-    if (options.ids.length > model.context) {
-      throw new PhiError("usage", `prompt is ${options.ids.length} tokens, context is ${model.context}`);
-    }
     file = await writing(options.output, () => open(partial, "wx"));
     const shape = [options.ids.length, model.vocabularySize];
     const header = safetensorsHeader([{ name: "logits", dtype: "F32", shape }]);

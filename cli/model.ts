@@ -1,9 +1,11 @@
 /** Opening what a command runs: folder, adapter, model and tokenizer. */
 import {
+  describeCheckpoint,
   type Folder,
   type LoadProgress,
   loadModel,
   type Model,
+  type ModelDescription,
   openFolder,
   PhiError,
   printable,
@@ -97,9 +99,20 @@ export function noTokenizer(folder: Folder): PhiError {
   ]);
 }
 
+/** What the headers say of a model that can be run: whatever can be refused is, before an adapter is looked for. */
+export async function describeModel(folder: Folder, options: RunOptions): Promise<ModelDescription> {
+  const { model, problem } = await describeCheckpoint(folder, {
+    kv: options.kv,
+    ...(options.context !== undefined && { context: options.context }),
+  });
+  if (model === undefined) throw problem;
+  return model;
+}
+
 /**
  * Loads the model, and its tokenizer meanwhile where `tokenizer` is asked for: "optional" makes its failure a note.
- * Releases the adapter when it fails.
+ * `check` is given the tokenizer as soon as it is parsed; what it throws ends the loading. Releases the adapter when it
+ * fails.
  */
 export async function openModel(
   folder: Folder,
@@ -107,6 +120,7 @@ export async function openModel(
   options: RunOptions,
   tokenizer: "none" | "optional" | "required",
   signal: AbortSignal,
+  check: (tokenizer: Tokenizer | undefined) => void = () => {},
 ): Promise<OpenedModel> {
   const failed = new AbortController();
   const progress = await loadProgress();
@@ -120,25 +134,39 @@ export async function openModel(
     onProgress: progress.update,
   });
   // The tokenizer is parsed while the GPU takes the weights.
-  const parsing = tokenizer === "none" ? Promise.resolve(undefined) : openTokenizer(folder);
-  const [loaded, parsed] = await Promise.allSettled([
-    loading,
-    parsing.catch((error: unknown) => {
-      if (tokenizer === "required") failed.abort();
+  const refused: { error?: unknown } = {};
+  const refuse = (error: unknown): never => {
+    refused.error = error;
+    failed.abort();
+    throw error;
+  };
+  const parsing = async () => {
+    if (tokenizer === "none") return undefined;
+    let text: Tokenizer | undefined;
+    try {
+      text = await openTokenizer(folder);
+      if (text === undefined && tokenizer === "required") throw noTokenizer(folder);
+    } catch (error) {
+      if (tokenizer === "required") refuse(error);
       throw error;
-    }),
-  ]);
+    }
+    try {
+      check(text);
+    } catch (error) {
+      refuse(error);
+    }
+    return text;
+  };
+  const [loaded, parsed] = await Promise.allSettled([loading, parsing()]);
   progress.stop();
   const dispose = async () => {
     if (loaded.status === "fulfilled") await loaded.value.dispose();
     adapter.release();
   };
   try {
-    if (loaded.status === "rejected" && !failed.signal.aborted) throw loaded.reason;
-    if (parsed.status === "rejected" && tokenizer === "required") throw parsed.reason;
+    if (refused.error !== undefined) throw refused.error;
     if (loaded.status === "rejected") throw loaded.reason;
     const text = parsed.status === "fulfilled" ? parsed.value : undefined;
-    if (text === undefined && tokenizer === "required") throw noTokenizer(folder);
     if (parsed.status === "rejected") note(`no text: ${parsed.reason instanceof Error ? parsed.reason.message : ""}`);
     for (const line of loaded.value.notes) note(line);
     return { folder, model: loaded.value, adapter, tokenizer: text, dispose };

@@ -3,7 +3,7 @@
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
 import { cacheRows, layerCacheBytes } from "./cache.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
-import { readGenerationDefaults } from "./config.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
 import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import { Graph } from "./graph.ts";
@@ -71,6 +71,7 @@ export interface ModelDescription {
   /** Positions of the cache, as asked for or by default. */
   readonly context: number;
   readonly kv: KvFormat;
+  readonly generationDefaults: GenerationDefaults;
   /** Bytes of keys and values for 1,000 tokens in all layers; past a sliding window no more are added. */
   readonly kvBytesPer1000Tokens: number;
   /** What it takes on an adapter; without one, on a GPU with WebGPU's default limits raised to 1 GiB. */
@@ -162,6 +163,7 @@ function describeModel(
     },
     context,
     kv,
+    generationDefaults: defaults,
     kvBytesPer1000Tokens: 1000 * 2 * layers * kvHeads * kvHeadBytes(kv, headDim),
     needs: (adapter) => needsOf(architecture, weights, { context, kv }, adapter),
   };

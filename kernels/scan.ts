@@ -1,8 +1,11 @@
 import type { Kernel } from "./kernel.ts";
 import type { WeightLayout } from "./weights.ts";
 
-/** Bytes of the result: count of elements that are not finite, and the complement of the first one's index (u32, u32). */
-export const foundBytes = 8;
+/**
+ * Bytes of the result: count of elements that are not finite, the complement of the first one's index, workgroups that
+ * ran (u32 each).
+ */
+export const foundBytes = 12;
 
 /** Bits of the exponent of an element, and elements in 32 bits. */
 const formats: Readonly<Record<WeightLayout, { readonly mask: number; readonly perWord: number }>> = {

@@ -1,6 +1,6 @@
 // scan: how many elements of a weight are not finite, and the first of them
 //   words [n/4] packed elements: one float32, or two float16 or bfloat16, in 32 bits
-//   found { count, ~index of the first; 0 if there is none }, zero before     grid: workgroups that stride over the words
+//   found { count, ~index of the first, or 0; workgroups that ran }, zero before     grid: any, it strides over the words
 //   Not finite is judged by the exponent's bits, all ones in MASK: a comparison does not see NaN in WGSL.
 
 override LANES: u32;
@@ -12,6 +12,7 @@ override PER_WORD: u32;
 struct Found {
   count: atomic<u32>,
   notFirst: atomic<u32>,
+  ran: atomic<u32>,
 }
 
 @group(0) @binding(0) var<storage, read> words: array<vec4<u32>>;
@@ -22,7 +23,11 @@ fn isBad(word: u32, element: u32) -> bool {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
+fn main(
+  @builtin(global_invocation_id) id: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+) {
   var count = 0u;
   var notFirst = 0u;
   for (var i = id.x; i < arrayLength(&words); i += workgroups.x * LANES) {
@@ -35,6 +40,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) w
         }
       }
     }
+  }
+  if (lane == 0u) {
+    atomicAdd(&found.ran, 1u);
   }
   if (count > 0u) {
     atomicAdd(&found.count, count);
