@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /** The executable `phi`. Commands are imported when they run, so that help and usage errors come at once. */
-import { Command, CommanderError, Option } from "commander";
+import { Argument, Command, CommanderError, Option } from "commander";
 import { exitCodes, printable } from "../engine/errors.ts";
+import type { CompletedCommand, Shell } from "./completion.ts";
 import {
   choiceOption,
   idsOption,
@@ -33,8 +34,9 @@ function withModel(command: Command): Command {
 function withRun(command: Command, kv: "f16" | "f32"): Command {
   return withModel(command)
     .addOption(
-      new Option("--kv <type>", "type of the key-value cache: f32 or f16")
+      new Option("--kv <type>", "type of the key-value cache")
         .default(kv)
+        .choices(["f16", "f32"])
         .argParser(choiceOption("--kv", ["f16", "f32"])),
     )
     .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens));
@@ -191,10 +193,41 @@ function program(signal: AbortSignal): Command {
     });
   examples(detokenize, ["echo '[593,592,260,349]' | phi detokenize"]);
 
+  const completion = phi
+    .command("completion")
+    .description("a completion script for a shell")
+    .addArgument(new Argument("<shell>").choices(["bash", "zsh", "fish"]))
+    .option("--debug", "a stack trace with every error")
+    .action(async (shell: Shell) => {
+      const { completionScript } = await import("./completion.ts");
+      await print(completionScript(shell, completedCommands(phi), "generate"));
+    });
+  examples(completion, ['eval "$(phi completion bash)"', "phi completion fish | source"]);
+
   const outputError = (text: string, write: (text: string) => void) =>
     write(`${text.trimEnd().split("\n").map(printable).join("\n")}\n`);
   for (const command of [phi, ...phi.commands]) command.exitOverride().configureOutput({ outputError });
   return phi;
+}
+
+/** What each option's placeholder says of its value. */
+const valueKinds: Readonly<Record<string, "folder" | "file">> = { "<dir>": "folder", "<file>": "file" };
+
+/** The commands as the completion scripts need them. */
+function completedCommands(phi: Command): readonly CompletedCommand[] {
+  return phi.commands.map((command) => ({
+    name: command.name(),
+    description: command.description(),
+    words: command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? []),
+    options: [...command.options, new Option("-h, --help", "display help for command")].map((option) => ({
+      long: option.long ?? "",
+      short: option.short,
+      description: option.description,
+      value:
+        option.argChoices ??
+        (option.required ? (valueKinds[/<.*>/.exec(option.flags)?.[0] ?? ""] ?? "text") : undefined),
+    })),
+  }));
 }
 
 async function main(): Promise<void> {
