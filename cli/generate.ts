@@ -7,6 +7,7 @@ import {
   randomSeed,
   type SamplingOptions,
 } from "../engine/index.ts";
+import { stopFilter } from "../library/stop.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
@@ -14,7 +15,6 @@ import { readText } from "./input.ts";
 import { describeModel, note, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
 import { print, printUntrusted } from "./output.ts";
-import { stopFilter } from "./stop.ts";
 
 /** Options of `phi generate`, read and checked one by one. */
 export interface GenerateCommandOptions extends RunOptions {

@@ -2,6 +2,7 @@
 
 export type { KvFormat } from "../kernels/attention.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export type { GenerationDefaults } from "./config.ts";
 export {
   type CheckpointDescription,
   type DescribeOptions,

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { stopFilter } from "../../cli/stop.ts";
+import { stopFilter } from "../../library/stop.ts";
 
 /** What a filter gives out in all for these pieces, and whether it stopped. */
 function filtered(stops: readonly string[], pieces: readonly string[]) {

@@ -1,0 +1,148 @@
+/** From prompts to ids and from generated ids to text: what the command line and the library share. */
+import {
+  type Folder,
+  type GeneratedToken,
+  type GenerationDefaults,
+  type GenerationResult,
+  PhiError,
+  printable,
+  type SamplingOptions,
+} from "../engine/index.ts";
+import { type ChatMessage, loadTokenizer, type Tokenizer } from "../tokenizer/index.ts";
+import { stopFilter } from "./stop.ts";
+
+/** Files of a tokenizer are read whole; a vocabulary of 200,000 pieces takes 20 MB. */
+const mostTokenizerBytes = 200_000_000;
+
+async function readSmallFile(folder: Folder, name: string): Promise<Uint8Array | undefined> {
+  const source = await folder.open(name);
+  if (source === undefined) return undefined;
+  try {
+    if (source.sizeBytes > mostTokenizerBytes) {
+      const expected = `at most ${mostTokenizerBytes} bytes`;
+      throw new PhiError("checkpoint", `${name}: expected ${expected}, got ${source.sizeBytes}`);
+    }
+    return await source.read(0, source.sizeBytes);
+  } finally {
+    await source.close();
+  }
+}
+
+/**
+ * How many tokens the model has, for the tokenizer's own check against it; undefined in a folder with a tokenizer only.
+ * The config itself is judged by the engine.
+ */
+async function vocabularySize(folder: Folder): Promise<number | undefined> {
+  const bytes = await readSmallFile(folder, "config.json");
+  if (bytes === undefined) return undefined;
+  try {
+    const { vocab_size } = JSON.parse(new TextDecoder().decode(bytes)) as { vocab_size?: unknown };
+    return typeof vocab_size === "number" ? vocab_size : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The tokenizer of a folder, or undefined where it has no tokenizer.json. Throws a TokenizerError, or a PhiError "io". */
+export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefined> {
+  const tokenizerJson = await readSmallFile(folder, "tokenizer.json");
+  if (tokenizerJson === undefined) return undefined;
+  const rows = await vocabularySize(folder);
+  const tokenizerConfigJson = await readSmallFile(folder, "tokenizer_config.json");
+  const chatTemplateJinja = await readSmallFile(folder, "chat_template.jinja");
+  const specialTokensMapJson = await readSmallFile(folder, "special_tokens_map.json");
+  return loadTokenizer(
+    {
+      folderName: folder.name,
+      tokenizerJson,
+      ...(tokenizerConfigJson && { tokenizerConfigJson }),
+      ...(chatTemplateJinja && { chatTemplateJinja }),
+      ...(specialTokensMapJson && { specialTokensMapJson }),
+    },
+    rows === undefined ? {} : { vocabularySize: rows },
+  );
+}
+
+/** What to say of a folder without tokenizer.json. */
+export function noTokenizer(folderName: string): PhiError {
+  return new PhiError("checkpoint", `${printable(folderName)}: expected tokenizer.json, got no such file`, [
+    "Copy the tokenizer's files of the model beside its weights, or give token ids in place of text.",
+  ]);
+}
+
+/**
+ * The ids of a prompt: plain text with what the tokenizer adds around it (an empty one becomes the token that begins a
+ * text), or messages in the model's chat template with the assistant's answer opened.
+ */
+export function promptIds(
+  prompt: string | readonly ChatMessage[],
+  tokenizer: Tokenizer,
+  bosId: number | undefined,
+): readonly number[] {
+  if (typeof prompt !== "string") return tokenizer.encodeChat(prompt, { addGenerationPrompt: true });
+  const ids = tokenizer.encode(prompt, { addSpecialTokens: true });
+  if (ids.length > 0) return ids;
+  if (bosId !== undefined) return [bosId];
+  throw new PhiError("usage", "expected a prompt, got an empty one", [
+    "This model has no token that begins a text, so it needs a first word.",
+  ]);
+}
+
+/** The options of the draw: the model's own defaults, where it is meant to be sampled, under what was chosen. */
+export function samplingUnder(defaults: GenerationDefaults, chosen: SamplingOptions): SamplingOptions {
+  const { doSample, bosId, eosIds, notes, ...sampling } = defaults;
+  return { ...(doSample && { temperature: 1, ...sampling }), ...chosen };
+}
+
+/** A piece of the answer: a new token and the text that is certain with it. */
+export interface TextPiece {
+  /** Never half a character, and nothing that may yet turn out to begin a stop string; may be empty. */
+  readonly text: string;
+  /** Undefined in a last piece, of the text that was held back until the end. */
+  readonly id: number | undefined;
+  /** Where it was asked for: the token's log-probability in the model's own distribution. */
+  readonly logprob?: number;
+}
+
+/** How an answer ended; `result` is the engine's, absent where a stop string ended it. */
+export interface TextEnd {
+  readonly stopped: boolean;
+  readonly result: GenerationResult | undefined;
+}
+
+/**
+ * Tokens as text. Without a tokenizer the text is empty. A stop string and what follows it are never given out, nor
+ * asked of the model any more. What was held back is given out also when the generation fails: then it fails after it.
+ */
+export async function* textPieces(
+  tokens: AsyncGenerator<GeneratedToken, GenerationResult, undefined>,
+  tokenizer: Tokenizer | undefined,
+  stops: readonly string[],
+): AsyncGenerator<TextPiece, TextEnd, undefined> {
+  const filter = stopFilter(stops);
+  const stream = tokenizer?.stream({ skipSpecialTokens: true });
+  const rest = () => (stream === undefined ? "" : filter.push(stream.flush()) + filter.flush());
+  try {
+    for (;;) {
+      let next: IteratorResult<GeneratedToken, GenerationResult>;
+      try {
+        next = await tokens.next();
+      } catch (error) {
+        yield { text: rest(), id: undefined };
+        throw error;
+      }
+      if (next.done) {
+        const text = rest();
+        if (text !== "") yield { text, id: undefined };
+        return { stopped: filter.stopped, result: filter.stopped ? undefined : next.value };
+      }
+      const { id, logprob } = next.value;
+      const text = stream === undefined ? "" : filter.push(stream.push(id));
+      yield { text, id, ...(logprob !== undefined && { logprob }) };
+      if (filter.stopped) return { stopped: true, result: undefined };
+    }
+  } finally {
+    // The engine serves the next call when this one is over, however it ended. The result is of no use any more.
+    await tokens.return(undefined as never);
+  }
+}
