@@ -4,7 +4,7 @@ import { foundBytes, scan } from "../kernels/scan.ts";
 import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { createPipelines } from "./pipelines.ts";
-import type { MatrixRef, RowRange, TensorNeed } from "./weights.ts";
+import { type MatrixRef, type RowRange, storedRow, type TensorNeed } from "./weights.ts";
 
 /** An element that is not finite. */
 export interface NonFinite {
@@ -101,11 +101,5 @@ function locate({
 }): Omit<NonFinite, "count"> {
   const packedRow = Math.floor(element / rowElements);
   const part = Math.floor(packedRow / range.rows);
-  let row = part * ref.rows + range.firstRow + (packedRow % range.rows);
-  for (const need of ref.tensors) {
-    const tensorRows = need.shape[0] ?? 0;
-    if (row < tensorRows) return { need, row, col: element % rowElements };
-    row -= tensorRows;
-  }
-  throw new Error(`${ref.key}: there is no row ${row}`);
+  return { ...storedRow(ref, part, range.firstRow + (packedRow % range.rows)), col: element % rowElements };
 }

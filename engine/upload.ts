@@ -13,6 +13,7 @@ import {
   type MatrixRef,
   type RowRange,
   rowRanges,
+  storedRows,
   type TensorNeed,
   type VectorRef,
   type WeightRef,
@@ -136,6 +137,16 @@ function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: nu
   );
 }
 
+/** Rows `first`, `first` + 2, … of rows of `rowBytes` bytes. */
+function everySecond(rows: Uint8Array, first: number, rowBytes: number): Uint8Array {
+  const out = new Uint8Array(rows.length / 2);
+  for (let at = 0; at < out.length; at += rowBytes) {
+    const from = 2 * at + first * rowBytes;
+    out.set(rows.subarray(from, from + rowBytes), at);
+  }
+  return out;
+}
+
 interface UploadOptions {
   /** Take weights that are NaN or infinite. */
   readonly allowNonFinite?: boolean | undefined;
@@ -182,25 +193,31 @@ export async function uploadWeights(
     return bytes;
   }
 
-  /** Rows firstRow … of the stacked tensors of a matrix to consecutive packed rows of a buffer. */
-  async function writeRows(ref: MatrixRef, { firstRow, rows }: RowRange, buffer: DeviceBuffer, offsetBytes: number) {
+  /** The rows of a range to a buffer, packed: part after part. */
+  async function writeRows(ref: MatrixRef, range: RowRange, buffer: DeviceBuffer) {
     const layout = weights.layout(ref);
     const packedBytes = rowBytes(layout, ref.cols);
-    let tensorFirst = 0;
-    for (const need of ref.tensors) {
+    const writePart = async (part: number, partRow: number, dtype: PlainDType, stored: Uint8Array) => {
+      const asStored = isPackedAsStored(dtype, layout, ref.cols);
+      const packed = asStored ? stored : packRows(stored, dtype, layout, ref.cols);
+      const row = part * range.rows + partRow - range.firstRow;
+      await write(buffer, row * packedBytes, packed as Uint8Array<ArrayBuffer>);
+    };
+    for (const { need, first, rows, part, partRow } of storedRows(ref, range)) {
       const tensor = weights.tensor(need);
-      const tensorRows = need.shape[0] ?? 0;
       const storedBytes = ref.cols * plainBytes(tensor.dtype);
-      const rowsPerPiece = Math.max(1, Math.floor(pieceBytes / storedBytes));
-      const end = Math.min(firstRow + rows, tensorFirst + tensorRows);
-      for (let row = Math.max(firstRow, tensorFirst); row < end; row += rowsPerPiece) {
-        const count = Math.min(rowsPerPiece, end - row);
-        const bytes = await read(tensor, (row - tensorFirst) * storedBytes, count * storedBytes);
-        const asStored = isPackedAsStored(tensor.dtype, layout, ref.cols);
-        const packed = asStored ? bytes : packRows(bytes, tensor.dtype, layout, ref.cols);
-        await write(buffer, offsetBytes + (row - firstRow) * packedBytes, packed as Uint8Array<ArrayBuffer>);
+      // Of alternating rows an even number is read, so that each piece starts with the first part.
+      const rowsPerPiece = 2 * Math.max(1, Math.floor(pieceBytes / storedBytes / 2));
+      for (let row = 0; row < rows; row += rowsPerPiece) {
+        const count = Math.min(rowsPerPiece, rows - row);
+        const bytes = await read(tensor, (first + row) * storedBytes, count * storedBytes);
+        if (part !== "alternating") await writePart(part, partRow + row, tensor.dtype, bytes);
+        else {
+          for (const half of [0, 1]) {
+            await writePart(half, partRow + row / 2, tensor.dtype, everySecond(bytes, half, storedBytes));
+          }
+        }
       }
-      tensorFirst += tensorRows;
     }
   }
 
@@ -211,14 +228,7 @@ export async function uploadWeights(
       const partBytes = range.rows * rowBytes(layout, ref.cols);
       const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
       const weight = device.createBuffer(ref.key, partBytes * ref.parts, usage);
-      for (let part = 0; part < ref.parts; part++) {
-        await writeRows(
-          ref,
-          { firstRow: part * ref.rows + range.firstRow, rows: range.rows },
-          weight,
-          part * partBytes,
-        );
-      }
+      await writeRows(ref, range, weight);
       const uniform = device.createBuffer(`${ref.key} rows`, 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
       device.writeBuffer(uniform, 0, new Uint32Array([range.firstRow, range.rows, ref.rows, ref.cols]));
       await scan?.add(ref, range, layout, weight);
@@ -229,16 +239,20 @@ export async function uploadWeights(
 
   async function uploadVector(ref: VectorRef): Promise<DeviceBuffer> {
     const buffer = device.createBuffer(ref.key, ref.length * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
+    const vector = new Float32Array(ref.length);
     let at = 0;
-    for (const need of ref.tensors) {
+    for (const { need, first, rows } of ref.runs) {
       const tensor = weights.tensor(need);
-      const length = need.shape[0] ?? 0;
-      const values = toFloat32(await read(tensor, 0, length * plainBytes(tensor.dtype)), tensor.dtype);
+      const elementBytes = plainBytes(tensor.dtype);
+      const values = toFloat32(await read(tensor, first * elementBytes, rows * elementBytes), tensor.dtype);
       const bad = allowNonFinite ? -1 : values.findIndex((value) => !Number.isFinite(value));
-      if (bad >= 0) refuseNonFinite(tensor, [bad], values[bad]);
-      await write(buffer, at * 4, new Uint8Array(values.buffer));
-      at += length;
+      if (bad >= 0) refuseNonFinite(tensor, [first + bad], values[bad]);
+      vector.set(values, at);
+      at += rows;
     }
+    const half = ref.length / 2;
+    const ordered = ref.alternating ? vector.map((_, i) => vector[2 * (i % half) + Math.floor(i / half)] ?? 0) : vector;
+    await write(buffer, 0, new Uint8Array(ordered.buffer));
     return buffer;
   }
 

@@ -13,27 +13,56 @@ export interface TensorNeed {
   readonly mayHaveMoreRows: boolean;
 }
 
-/** A weight matrix [parts * rows, cols]: one tensor, or several one below the other. */
-export interface MatrixRef {
+/** Consecutive rows (of a vector: elements) of a tensor. */
+export interface RowRun {
+  readonly need: TensorNeed;
+  readonly first: number;
+  readonly rows: number;
+}
+
+/** How the rows of a matrix or the elements of a vector are put together from what is stored. */
+export interface StoredOrder {
+  readonly tensors: readonly TensorNeed[];
+  /** One after the other, these runs of the tensors are all the rows. */
+  readonly runs: readonly RowRun[];
+  /** Whether the rows of two parts alternate in what is stored: row 2j is row j of the first part. */
+  readonly alternating: boolean;
+}
+
+/** A weight matrix [parts * rows, cols]: one tensor, or several one below the other, or their rows in another order. */
+export interface MatrixRef extends StoredOrder {
   readonly kind: "matrix";
   /** Identifies the matrix within the model. */
   readonly key: string;
   /** Last part of the name, for labels. */
   readonly leaf: string;
-  readonly tensors: readonly TensorNeed[];
   readonly rows: number;
   readonly cols: number;
   /** 2 for [gate | up], whose rows j and rows + j are used together. */
   readonly parts: 1 | 2;
 }
 
-/** A vector, float32 on the GPU: one tensor, or several one after the other. */
-export interface VectorRef {
+/** A vector, float32 on the GPU: one tensor, or several one after the other, or their elements in another order. */
+export interface VectorRef extends StoredOrder {
   readonly kind: "vector";
   readonly key: string;
   readonly leaf: string;
-  readonly tensors: readonly TensorNeed[];
   readonly length: number;
+}
+
+/** How a single tensor's rows are ordered, where not as they are stored. */
+export interface OrderOptions {
+  /** First row and count of each run, in the order that the model wants them. */
+  readonly runs?: readonly (readonly [first: number, rows: number])[];
+  readonly alternating?: boolean;
+  readonly mayHaveMoreRows?: boolean;
+}
+
+function storedOrder(needs: readonly TensorNeed[], { runs, alternating = false }: OrderOptions = {}): StoredOrder {
+  const ordered = needs.flatMap((need) =>
+    (runs ?? [[0, need.shape[0] ?? 0]]).map(([first, rows]) => ({ need, first, rows })),
+  );
+  return { tensors: needs, runs: ordered, alternating };
 }
 
 export type WeightRef = MatrixRef | VectorRef;
@@ -56,12 +85,7 @@ export class Weights {
   }
 
   /** A matrix [parts * rows, cols] from one tensor. */
-  matrix(
-    name: string,
-    rows: number,
-    cols: number,
-    options: { parts?: 1 | 2; mayHaveMoreRows?: boolean } = {},
-  ): MatrixRef {
+  matrix(name: string, rows: number, cols: number, options: OrderOptions & { readonly parts?: 1 | 2 } = {}): MatrixRef {
     const parts = options.parts ?? 1;
     const shape = [parts * rows, cols];
     const need = { name: this.#prefix + name, shape, mayHaveMoreRows: options.mayHaveMoreRows ?? false };
@@ -69,35 +93,42 @@ export class Weights {
       kind: "matrix",
       key: need.name,
       leaf: this.#leaf(name),
-      tensors: [need],
+      ...storedOrder([need], options),
       rows,
       cols,
       parts,
     });
   }
 
-  /** Several matrices with the same columns, one below the other: [sum of rows, cols]. */
-  stacked(leaf: string, tensors: readonly (readonly [name: string, rows: number])[], cols: number): MatrixRef {
+  /** Several matrices with the same columns, one below the other: [sum of rows, cols], which `parts` share equally. */
+  stacked(
+    leaf: string,
+    tensors: readonly (readonly [name: string, rows: number])[],
+    cols: number,
+    { parts = 1 }: { readonly parts?: 1 | 2 } = {},
+  ): MatrixRef {
     const needs = tensors.map(([name, rows]) => ({
       name: this.#prefix + name,
       shape: [rows, cols],
       mayHaveMoreRows: false,
     }));
-    const rows = tensors.reduce((sum, [, count]) => sum + count, 0);
+    const rows = tensors.reduce((sum, [, count]) => sum + count, 0) / parts;
     const key = needs.map((need) => need.name).join("+");
-    return this.#declare({ kind: "matrix", key, leaf: this.#label + leaf, tensors: needs, rows, cols, parts: 1 });
+    return this.#declare({ kind: "matrix", key, leaf: this.#label + leaf, ...storedOrder(needs), rows, cols, parts });
   }
 
   /** A vector from one tensor, or from several one after the other. */
   vector(
     tensors: string | readonly (readonly [name: string, length: number])[],
     length: number,
-    { mayHaveMoreRows = false } = {},
+    options: OrderOptions = {},
   ): VectorRef {
     const list = typeof tensors === "string" ? [[tensors, length] as const] : tensors;
+    const mayHaveMoreRows = options.mayHaveMoreRows ?? false;
     const needs = list.map(([name, n]) => ({ name: this.#prefix + name, shape: [n], mayHaveMoreRows }));
     const key = needs.map((need) => need.name).join("+");
-    return this.#declare({ kind: "vector", key, leaf: this.#leaf(list[0]?.[0] ?? ""), tensors: needs, length });
+    const leaf = this.#leaf(list[0]?.[0] ?? "");
+    return this.#declare({ kind: "vector", key, leaf, ...storedOrder(needs, options), length });
   }
 
   #leaf(name: string): string {
@@ -123,4 +154,52 @@ export function rowRanges(ref: MatrixRef, layout: WeightLayout, maxBindingBytes:
   const count = Math.ceil(ref.rows / Math.max(1, rowsPerBinding));
   const rows = Math.ceil(ref.rows / count);
   return Array.from({ length: count }, (_, i) => ({ firstRow: i * rows, rows: Math.min(rows, ref.rows - i * rows) }));
+}
+
+/** Rows that lie one after the other in a tensor and, of each part, in the matrix. */
+export interface StoredRows {
+  readonly need: TensorNeed;
+  /** First row in the tensor. */
+  readonly first: number;
+  readonly rows: number;
+  /** Where they belong: to this part from this row on, or to both parts in turn. */
+  readonly part: number | "alternating";
+  readonly partRow: number;
+}
+
+/** What of the tensors makes a row range of a matrix. */
+export function storedRows(ref: MatrixRef, range: RowRange): readonly StoredRows[] {
+  const found: StoredRows[] = [];
+  const parts = ref.alternating ? 1 : ref.parts;
+  const step = ref.alternating ? ref.parts : 1; // stored rows of one row of a part
+  for (let part = 0; part < parts; part++) {
+    const wantedFirst = step * (part * ref.rows + range.firstRow);
+    const wantedEnd = wantedFirst + step * range.rows;
+    let at = 0;
+    for (const { need, first, rows } of ref.runs) {
+      const from = Math.max(at, wantedFirst);
+      const count = Math.min(at + rows, wantedEnd) - from;
+      if (count > 0) {
+        const partRow = (from - part * ref.rows) / step;
+        found.push({
+          need,
+          first: first + from - at,
+          rows: count,
+          part: ref.alternating ? "alternating" : part,
+          partRow,
+        });
+      }
+      at += rows;
+    }
+  }
+  return found;
+}
+
+/** The tensor and row where row `partRow` of a part is stored. */
+export function storedRow(ref: MatrixRef, part: number, partRow: number): { need: TensorNeed; row: number } {
+  const [found] = storedRows(ref, { firstRow: partRow, rows: 1 }).filter(
+    (rows) => rows.part === part || rows.part === "alternating",
+  );
+  if (found === undefined) throw new Error(`${ref.key}: there is no row ${partRow} of part ${part}`);
+  return { need: found.need, row: found.first + (found.part === "alternating" ? part : 0) };
 }

@@ -334,7 +334,7 @@ describe("a grid", () => {
 });
 
 describe("what has no kernel is refused", () => {
-  const vector = (key: string, length: number): VectorRef => ({ kind: "vector", key, leaf: key, tensors: [], length });
+  const vector = (key: string, length: number): VectorRef => new Weights().vector(key, length);
   const [, architecture] = models[0] ?? [];
   if (architecture === undefined) throw new Error("no model");
   const plan = (draw: (g: Graph, w: Weights) => ReturnType<typeof ops.add>) => () => {

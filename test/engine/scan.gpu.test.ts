@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { loadModel, openFolder } from "../../engine/index.ts";
 import { createScan } from "../../engine/scan.ts";
-import { type MatrixRef, rowRanges } from "../../engine/weights.ts";
+import { type MatrixRef, rowRanges, Weights } from "../../engine/weights.ts";
 import { rowBytes, type WeightLayout } from "../../kernels/weights.ts";
 import { testAdapter } from "../gpu.ts";
 import { kernelSetup, liveBuffers, packedWeight } from "../kernels/harness.ts";
@@ -19,8 +19,8 @@ const bad = {
 
 /** Two tensors [3, cols] and [rest, cols], one below the other, in `parts` parts. */
 function matrix(rows: number, cols: number, parts: 1 | 2): MatrixRef {
-  const tensors = [3, rows * parts - 3].map((n, k) => ({ name: `t${k}`, shape: [n, cols], mayHaveMoreRows: false }));
-  return { kind: "matrix", key: "m", leaf: "m", tensors, rows, cols, parts };
+  const tensors = [3, rows * parts - 3].map((n, k) => [`t${k}`, n] as const);
+  return new Weights().stacked("m", tensors, cols, { parts });
 }
 
 /** Scans a random matrix with these bits put at [row, col], in row ranges of at most `rangeBytes`. */
