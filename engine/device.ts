@@ -54,6 +54,8 @@ export class Device {
   readonly adapterName: string;
   /** Whether a CPU stands in for a GPU. */
   readonly isSoftware: boolean;
+  /** Whether it is Dawn's null backend, which runs nothing: what is read back is whatever lay in memory. */
+  readonly isNull: boolean;
   readonly #options: DeviceOptions;
   readonly #live = new Set<DeviceBuffer>();
   #liveBytes = 0;
@@ -68,6 +70,7 @@ export class Device {
     this.gpu = gpu;
     this.adapterName = adapterName(info);
     this.isSoftware = isSoftwareAdapter(info);
+    this.isNull = info.device === "null-backend";
     this.#options = options;
     this.#failed = new Promise((_, reject) => {
       this.#fail = (error) => {

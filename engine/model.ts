@@ -402,7 +402,7 @@ export class Engine {
   /** The last position's best token, and how many of its logits are not finite. */
   async readChoice(): Promise<{ id: number; notFinite: number }> {
     const words = new Uint32Array(await this.#copyOut(this.#shared.choice, 12));
-    return { id: words[0] ?? 0, notFinite: words[2] ?? 0 };
+    return this.device.isNull ? { id: 0, notFinite: 0 } : { id: words[0] ?? 0, notFinite: words[2] ?? 0 };
   }
 
   /** The logits [vocab] of the last call of a generation plan. */

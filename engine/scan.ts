@@ -3,6 +3,7 @@
 import { foundBytes, scan } from "../kernels/scan.ts";
 import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
+import { PhiError } from "./errors.ts";
 import { createPipelines } from "./pipelines.ts";
 import { type MatrixRef, type RowRange, storedRow, type TensorNeed } from "./weights.ts";
 
@@ -73,8 +74,9 @@ export function createScan(device: Device, ranges: number): WeightScan {
         const bytes = await device.readBack(staging, sizeBytes);
         const results = scanned.map((entry, index) => {
           const [count = 0, notFirst = 0, ran = 0] = new Uint32Array(bytes, index * slotBytes, foundBytes / 4);
-          // Dawn's null backend runs nothing and gives whatever lies in memory.
-          return { ...entry, count: ran === entry.workgroups ? count : 0, element: ~notFirst >>> 0 };
+          if (ran !== entry.workgroups)
+            throw new PhiError("gpu", `${entry.ref.key}: the check of its numbers did not run`);
+          return { ...entry, count, element: ~notFirst >>> 0 };
         });
         const bad = results.find(({ count }) => count > 0);
         if (bad === undefined) return undefined;

@@ -171,7 +171,7 @@ export async function uploadWeights(
   const ranges = [...weights.declared.values()].flatMap((ref) =>
     ref.kind === "matrix" ? rowRanges(ref, weights.layout(ref), device.maxBindingBytes) : [],
   );
-  const scan = allowNonFinite ? undefined : createScan(device, ranges.length);
+  const scan = allowNonFinite || device.isNull ? undefined : createScan(device, ranges.length);
 
   async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
     device.writeBuffer(buffer, offsetBytes, data);

@@ -1,0 +1,105 @@
+/**
+ * A whole load and eight tokens with a fault at the k-th WebGPU call (rows W5 to W7 of the fault catalogue), on Dawn's
+ * null backend: one typed error, soon, and nothing left on the GPU. `PHI_TEST_FAULT_STRIDE=1` takes every k.
+ */
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type OpenedAdapter, openAdapter } from "../cli/adapter.ts";
+import type { ErrorKind } from "../engine/errors.ts";
+import { loadModel, openFolder } from "../engine/index.ts";
+import { failure } from "./engine/tempFolder.ts";
+
+const checkpoint = join(import.meta.dirname, "fixtures/models/phi-1");
+const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? 7);
+
+let opened: OpenedAdapter;
+beforeAll(async () => {
+  opened = await openAdapter({ adapter: "null" });
+});
+afterAll(() => opened.release());
+
+/** An adapter whose device is known here, with its live buffers counted by what Dawn itself is told. */
+async function watchedAdapter() {
+  const adapter = await opened.gpu.requestAdapter();
+  if (adapter === null) throw new Error("no null adapter");
+  const live = new Set<GPUBuffer>();
+  const seen: { device?: GPUDevice } = {};
+  const { features, limits, info } = adapter;
+  const requestDevice = async (descriptor?: GPUDeviceDescriptor) => {
+    const device = await adapter.requestDevice(descriptor);
+    seen.device = device;
+    const createBuffer = device.createBuffer.bind(device);
+    device.createBuffer = (of) => {
+      const buffer = createBuffer(of);
+      const destroy = buffer.destroy.bind(buffer);
+      live.add(buffer);
+      buffer.destroy = () => {
+        live.delete(buffer);
+        return destroy();
+      };
+      return buffer;
+    };
+    return device;
+  };
+  return { adapter: { features, limits, info, requestDevice } as unknown as GPUAdapter, live, seen };
+}
+
+/** Loads, generates eight tokens and disposes; `fault` is called before the k-th WebGPU call. Returns the calls made. */
+async function run(k: number, fault: (device: GPUDevice) => void): Promise<{ calls: number; live: number }> {
+  const { adapter, live, seen } = await watchedAdapter();
+  let calls = 0;
+  const intercept = () => {
+    if (calls++ === k && seen.device !== undefined) fault(seen.device);
+  };
+  try {
+    const model = await loadModel({
+      folder: await openFolder(checkpoint),
+      adapter,
+      context: 32,
+      device: { intercept },
+    });
+    try {
+      const ids: number[] = [];
+      for await (const { id } of model.generate([1, 2, 3], { maxTokens: 8, ignoreEos: true })) ids.push(id);
+      expect(ids).toHaveLength(8);
+    } finally {
+      model.dispose();
+    }
+  } catch (error) {
+    expect(live.size, "buffers left after the failure").toBe(0);
+    throw error;
+  }
+  return { calls, live: live.size };
+}
+
+const raise = (device: GPUDevice, error: GPUError) =>
+  void device.dispatchEvent(Object.assign(new Event("uncapturederror", { cancelable: true }), { error }));
+
+const faults: readonly (readonly [
+  name: string,
+  kind: ErrorKind,
+  message: RegExp,
+  fault: (device: GPUDevice) => void,
+])[] = [
+  ["out of memory", "machine", /out of memory/, (device) => raise(device, new GPUOutOfMemoryError("no room"))],
+  ["a call that WebGPU refuses", "internal", /refused a call: .*bad/, (d) => raise(d, new GPUValidationError("bad"))],
+  ["a lost device", "gpu", /the GPU device was lost \(destroyed\)|^reading /, (device) => device.destroy()],
+];
+
+describe.each(faults)("%s at the k-th call", (_, kind, message, fault) => {
+  test("is one error of the right kind within 2 s, and every buffer is released", async () => {
+    const { calls, live } = await run(-1, fault);
+    expect(calls).toBeGreaterThan(100);
+    expect(live).toBe(0);
+    for (let k = faults.findIndex(([, of]) => of === kind); k < calls; k += stride) {
+      const began = performance.now();
+      const error = await failure(run(k, fault), kind).catch((cause: unknown) => {
+        throw new Error(`at call ${k} of ${calls}`, { cause });
+      });
+      expect(error.message).toMatch(message);
+      expect(performance.now() - began, `at call ${k}`).toBeLessThan(2000);
+    }
+    // The process goes on: a new load works.
+    await run(-1, fault);
+  });
+});
