@@ -11,6 +11,7 @@ import { exitCodes, loadModel, type Model, PhiError, printable } from "../engine
 import { benchHost } from "./host.ts";
 import { benchLoad } from "./load.ts";
 import { type BenchTable, type Environment, environmentOf, type Figure, tableJson, tableText } from "./report.ts";
+import { benchSoak } from "./soak.ts";
 import { type SyntheticPreset, syntheticPresets } from "./synthetic.ts";
 import { benchDecode, benchPrefill } from "./text.ts";
 
@@ -140,6 +141,26 @@ async function load(options: ModelOptions & { readonly context: number }, startB
   }
 }
 
+interface SoakCommandOptions extends ModelOptions {
+  readonly generations: number;
+  readonly loads: number;
+  readonly concurrent: number;
+}
+
+async function soak(options: SoakCommandOptions): Promise<void> {
+  const folder = await openModelFolder(options.model);
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const figures = await benchSoak({ ...options, folder, nextAdapter: () => anotherAdapter(opened), onProgress });
+    const table = { command: "soak", model: modelName(folder.name), settings: "f16 cache of 128 positions", figures };
+    await report([table], environment, options.json);
+  } finally {
+    opened.release();
+  }
+}
+
 interface HostCommandOptions extends CommonOptions {
   readonly layers?: number;
   readonly depth: readonly number[];
@@ -198,6 +219,13 @@ function program(signal: AbortSignal, startBytes: number): Command {
   withModel(bench.command("load"), 1)
     .description("time and host memory from the files to the GPU and to the first token")
     .action(async (options: ModelOptions) => load({ ...options, context: options.context ?? 128 }, startBytes));
+
+  withModel(bench.command("soak"), 1)
+    .description("many generations, loads and callers in one process: memory, buffers and texts stay the same")
+    .option("--generations <n>", "on one model", integerOption("--generations", 1, mostTokens), 10_000)
+    .option("--loads <n>", "of a model, one after the other", integerOption("--loads", 0, mostTokens), 100)
+    .option("--concurrent <n>", "generations at once", integerOption("--concurrent", 1, 1000), 20)
+    .action(soak);
 
   common(bench.command("host"), 5)
     .description("host time per decoded token, on Dawn's null backend, with real geometry and no weights")
