@@ -2,12 +2,13 @@
 import { writeFile } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
-import { type OpenedAdapter, openAdapter, openAdapterOrRestart } from "../cli/adapter.ts";
+import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { openModelFolder } from "../cli/model.ts";
 import { choiceOption, integerOption } from "../cli/options.ts";
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import { exitCodes, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
+import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { benchHost } from "./host.ts";
 import { benchLoad } from "./load.ts";
 import { type BenchTable, type Environment, environmentOf, type Figure, tableJson, tableText } from "./report.ts";

@@ -1,9 +1,9 @@
 /** What a bench measured, on what: checked, then as a table and as JSON. */
 import { execFileSync } from "node:child_process";
 import { cpus, loadavg } from "node:os";
-import type { OpenedAdapter } from "../cli/adapter.ts";
 import { versionLine } from "../cli/package.ts";
 import { PhiError } from "../engine/errors.ts";
+import type { OpenedAdapter } from "../library/adapter.ts";
 
 /** One quantity, measured once or several times. */
 export interface Figure {

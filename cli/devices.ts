@@ -3,7 +3,8 @@ import { execFile } from "node:child_process";
 import { rm } from "node:fs/promises";
 import { promisify } from "node:util";
 import { PhiError } from "../engine/errors.ts";
-import { installAdvice, listAdapters, openAdapter, openListed } from "./adapter.ts";
+import { installAdvice, listAdapters, openListed } from "../library/adapter.ts";
+import { openAdapter } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { print } from "./output.ts";
 import {

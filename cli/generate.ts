@@ -1,13 +1,14 @@
 /** `phi generate`: prompt in, text out. */
 import {
   type GenerationResult,
-  type Model,
+  type GenerationStats,
   type ModelDescription,
   PhiError,
   randomSeed,
   type SamplingOptions,
 } from "../engine/index.ts";
-import { stopFilter } from "../library/stop.ts";
+import type { TextModel } from "../library/index.ts";
+import { promptIds, samplingUnder } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
@@ -41,10 +42,10 @@ export interface GenerateCommandOptions extends RunOptions {
 
 /** What a run gave: the new tokens' ids, their text up to a stop string, why it ended, and the engine's figures. */
 interface Outcome {
+  /** Undefined without a tokenizer. */
   readonly text: string | undefined;
   readonly ids: readonly number[];
-  readonly finishReason: GenerationResult["finishReason"] | "stop";
-  readonly stats: Readonly<Record<string, number>>;
+  readonly result: GenerationResult;
 }
 
 /** Runs the command. `prompt` is the argument; with none, and no `--ids`, stdin is read. */
@@ -71,33 +72,33 @@ export async function generate(
       throw new PhiError("usage", "--stop: expected a model with a tokenizer, got one without");
     }
     if (!needsText || tokenizer === undefined) return;
-    ids = promptIds(text, tokenizer, described, options);
+    ids = idsOf(text, tokenizer, described, options);
     checkPrompt(ids, described);
   });
   try {
     const { model } = opened;
     if (options.explain) return await print(`${model.explain().trimEnd()}\n`);
-    const chosen = sampling(model, options);
-    const outcome = await run(opened, ids, chosen, options, signal);
+    const { text, ids: newIds, result } = await run(model, ids, options, signal);
+    const { finishReason, seed, stats } = result;
     if (options.json) {
       await print(
         jsonLine({
-          text: outcome.text ?? null,
-          token_ids: outcome.ids,
-          finish_reason: outcome.finishReason,
-          seed: chosen.seed === undefined ? null : jsonSeed(chosen.seed),
-          stats: snakeCase(outcome.stats),
+          text: text ?? null,
+          token_ids: newIds,
+          finish_reason: finishReason,
+          seed: seed === undefined ? null : jsonSeed(seed),
+          stats: snakeCase(stats),
         }),
       );
     }
-    if (options.stats) process.stderr.write(statsText(opened, outcome));
+    if (options.stats) process.stderr.write(statsText(opened, result));
   } finally {
-    await opened.dispose();
+    opened.dispose();
   }
 }
 
 /** JSON's readers take numbers for doubles: a seed that is not exact as one is written as a string. */
-function jsonSeed(seed: bigint | number): number | string {
+function jsonSeed(seed: bigint): number | string {
   return seed <= Number.MAX_SAFE_INTEGER ? Number(seed) : String(seed);
 }
 
@@ -107,6 +108,20 @@ function checkPrompt(ids: readonly number[], { vocabulary, context }: ModelDescr
   if (ids.length <= context) return;
   throw new PhiError("usage", `prompt is ${ids.length} tokens, context is ${context}`, [
     "Shorten the prompt, or give a greater --context where the model and memory allow it.",
+  ]);
+}
+
+/** The ids of the prompt: plain text, or a user's message in the chat template. */
+function idsOf(
+  text: string,
+  tokenizer: Tokenizer,
+  { generationDefaults: { bosId } }: ModelDescription,
+  { chat }: GenerateCommandOptions,
+): readonly number[] {
+  if (!chat) return promptIds(text, tokenizer, bosId);
+  if (tokenizer.hasChatTemplate) return promptIds([{ role: "user", content: text }], tokenizer, bosId);
+  throw new PhiError("usage", "--chat: expected a model with a chat template, got one without", [
+    "Use --raw, with the prompt written as the model's card shows it.",
   ]);
 }
 
@@ -124,36 +139,9 @@ function checkCombination(prompt: string | undefined, options: GenerateCommandOp
   }
 }
 
-/** The ids of the prompt: plain text, or a user's message in the chat template. */
-function promptIds(
-  text: string,
-  tokenizer: Tokenizer,
-  { generationDefaults: { bosId } }: ModelDescription,
-  options: GenerateCommandOptions,
-): readonly number[] {
-  if (options.chat) {
-    if (!tokenizer.hasChatTemplate) {
-      throw new PhiError("usage", "--chat: expected a model with a chat template, got one without", [
-        "Use --raw, with the prompt written as the model's card shows it.",
-      ]);
-    }
-    return tokenizer.encodeChat([{ role: "user", content: text }], { addGenerationPrompt: true });
-  }
-  const ids = tokenizer.encode(text, { addSpecialTokens: true });
-  if (ids.length > 0) return ids;
-  if (bosId === undefined) {
-    throw new PhiError("usage", "expected a prompt, got an empty one", [
-      "This model has no token that begins a text, so it needs a first word.",
-    ]);
-  }
-  return [bosId];
-}
-
-/** The options of the draw: the model's own defaults under what the command line says. */
-function sampling(model: Model, options: GenerateCommandOptions): SamplingOptions {
-  const { doSample, bosId, eosIds, notes, ...modelDefaults } = model.generationDefaults;
-  const chosen: SamplingOptions = {
-    ...(doSample && { temperature: 1, ...modelDefaults }),
+/** The options of the draw that the command line gives; with a seed wherever something is drawn. */
+function sampling({ generationDefaults }: TextModel, options: GenerateCommandOptions): SamplingOptions {
+  const chosen = samplingUnder(generationDefaults, {
     ...(options.temperature !== undefined && { temperature: options.temperature }),
     ...(options.topK !== undefined && { topK: options.topK }),
     ...(options.topP !== undefined && { topP: options.topP }),
@@ -162,85 +150,65 @@ function sampling(model: Model, options: GenerateCommandOptions): SamplingOption
     ...(options.presencePenalty !== undefined && { presencePenalty: options.presencePenalty }),
     ...(options.frequencyPenalty !== undefined && { frequencyPenalty: options.frequencyPenalty }),
     ...(options.logitBias.size > 0 && { logitBias: options.logitBias }),
-  };
-  if (options.seed !== undefined) return { ...chosen, seed: options.seed };
-  if ((chosen.temperature ?? 0) === 0) return chosen;
+    ...(options.seed !== undefined && { seed: options.seed }),
+  });
+  if (chosen.seed !== undefined || (chosen.temperature ?? 0) === 0) return chosen;
   const seed = randomSeed();
   process.stderr.write(`seed: ${seed}\n`);
   return { ...chosen, seed };
 }
 
 async function run(
-  opened: OpenedModel,
+  model: TextModel,
   ids: readonly number[],
-  chosen: SamplingOptions,
   options: GenerateCommandOptions,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { model, tokenizer } = opened;
-  const filter = stopFilter(options.stop);
-  const stream = tokenizer?.stream({ skipSpecialTokens: true });
   const newIds: number[] = [];
   let text = "";
-  const emit = async (piece: string) => {
-    text += piece;
-    if (!options.json) await printUntrusted(piece, options.rawOutput);
-  };
-  const startMs = performance.now();
-  let firstTokenMs = 0;
-  const tokens = model.generate(ids, {
+  const pieces = model.generate(ids, {
     maxTokens: options.maxTokens,
-    sampling: chosen,
+    sampling: sampling(model, options),
     ignoreEos: options.ignoreEos ?? false,
+    stop: options.stop,
     signal,
   });
-  const ended: { result?: GenerationResult } = {};
-  const untilEnd = async function* () {
-    ended.result = yield* tokens;
-  };
   try {
-    for await (const { id } of untilEnd()) {
-      if (newIds.length === 0) firstTokenMs = performance.now() - startMs;
-      newIds.push(id);
+    for (;;) {
+      const next = await pieces.next();
+      if (next.done) {
+        const { finishReason } = next.value;
+        if (finishReason === "context") note(`the context of ${model.context} tokens is full`);
+        return { text: model.tokenizer && text, ids: newIds, result: next.value };
+      }
+      const { id, text: piece } = next.value;
+      if (id !== undefined) newIds.push(id);
       // Without a tokenizer the ids themselves are the text.
-      await emit(stream === undefined ? `${id}\n` : filter.push(stream.push(id)));
-      if (filter.stopped) break;
+      const shown = model.tokenizer ? piece : `${id}\n`;
+      text += shown;
+      if (!options.json) await printUntrusted(shown, options.rawOutput);
     }
   } finally {
-    // What was held back belongs to the text, also when the run failed or was stopped.
-    if (stream !== undefined) await emit(filter.push(stream.flush()) + filter.flush());
     if (!options.json && text !== "" && !text.endsWith("\n")) await print("\n");
   }
-  const shown = stream === undefined ? undefined : text;
-  if (ended.result !== undefined && !filter.stopped) {
-    const { finishReason, stats } = ended.result;
-    if (finishReason === "context") note(`the context of ${model.context} tokens is full`);
-    return { text: shown, ids: newIds, finishReason, stats: numbers(stats) };
-  }
-  const decodeMs = performance.now() - startMs - firstTokenMs;
-  const stats = { promptTokens: ids.length, newTokens: newIds.length, prefillMs: firstTokenMs, decodeMs, firstTokenMs };
-  return { text: shown, ids: newIds, finishReason: "stop", stats };
 }
 
-function snakeCase(stats: Outcome["stats"]): Outcome["stats"] {
+/** The engine's figures under names as JSON's users write them. */
+function snakeCase(stats: GenerationStats): Readonly<Record<string, number>> {
   const renamed = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
   return Object.fromEntries(Object.entries(stats).map(([name, value]) => [renamed(name), value]));
 }
 
-function numbers(stats: object): Readonly<Record<string, number>> {
-  return Object.fromEntries(Object.entries(stats).filter((entry) => typeof entry[1] === "number"));
-}
-
-function statsText({ model, adapter }: OpenedModel, { ids, stats, finishReason }: Outcome): string {
-  const { promptTokens = 0, prefillMs = 0, decodeMs = 0, firstTokenMs = 0, dispatchesPerToken } = stats;
+function statsText({ model, adapter }: OpenedModel, { finishReason, stats }: GenerationResult): string {
+  const { promptTokens, newTokens, prefillMs, decodeMs, firstTokenMs, dispatchesPerToken } = stats;
   const rate = (tokens: number, ms: number) => (ms > 0 ? `${((tokens * 1000) / ms).toFixed(1)} tokens/s` : "no time");
   const { weightsBytes, kvBytes, arenaBytes } = model.memory();
-  const decoded = Math.max(0, ids.length - 1);
+  const decoded = Math.max(0, newTokens - 1);
   return [
     `model    ${model.architecture}, context ${model.context}, on ${adapter.name} (${adapter.backend})`,
     `prefill  ${promptTokens} tokens in ${prefillMs.toFixed(1)} ms, ${rate(promptTokens, prefillMs)}; first token after ${firstTokenMs.toFixed(1)} ms`,
-    `decode   ${decoded} tokens in ${decodeMs.toFixed(1)} ms, ${rate(decoded, decodeMs)}${dispatchesPerToken === undefined ? "" : `; ${dispatchesPerToken} dispatches a token`}`,
-    `ended    ${finishReason} after ${ids.length} new tokens`,
+    `decode   ${decoded} tokens in ${decodeMs.toFixed(1)} ms, ${rate(decoded, decodeMs)}; ${dispatchesPerToken} dispatches a token`,
+    `ended    ${finishReason} after ${newTokens} new tokens`,
     `memory   weights ${formatBytes(weightsBytes)}, cache ${formatBytes(kvBytes)}, activations ${formatBytes(arenaBytes)}; host ${formatBytes(process.memoryUsage().rss)}`,
     "",
   ].join("\n");

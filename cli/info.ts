@@ -8,10 +8,11 @@ import {
   PhiError,
   printable,
 } from "../engine/index.ts";
+import { openTokenizer } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart, wantedAdapter } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
-import { note, openModelFolder, openTokenizer, type RunOptions } from "./model.ts";
+import { note, openModelFolder, type RunOptions } from "./model.ts";
 import { print } from "./output.ts";
 
 /** Options of `phi info`. */

@@ -45,7 +45,7 @@ export async function logits(options: LogitsOptions, signal: AbortSignal): Promi
   } finally {
     await file?.close().catch(() => {});
     if (file !== undefined) await rm(partial, { force: true });
-    await opened.dispose();
+    opened.dispose();
   }
 }
 

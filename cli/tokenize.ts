@@ -1,8 +1,9 @@
 /** `phi tokenize` and `phi detokenize`: a tokenizer without its model. */
 import { PhiError } from "../engine/index.ts";
+import { loadTokenizer } from "../library/index.ts";
 import type { ChatMessage } from "../tokenizer/index.ts";
 import { readText } from "./input.ts";
-import { noTokenizer, openModelFolder, openTokenizer } from "./model.ts";
+import { openModelFolder } from "./model.ts";
 import { print, printUntrusted } from "./output.ts";
 
 interface FolderOptions {
@@ -21,10 +22,7 @@ export interface TokenizeOptions extends FolderOptions {
 }
 
 async function tokenizerOf({ model, allowSymlinks }: FolderOptions) {
-  const folder = await openModelFolder(model, allowSymlinks);
-  const tokenizer = await openTokenizer(folder);
-  if (tokenizer === undefined) throw noTokenizer(folder);
-  return tokenizer;
+  return loadTokenizer(await openModelFolder(model, allowSymlinks));
 }
 
 /** stdin → a JSON array of ids on stdout. */

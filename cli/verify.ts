@@ -3,13 +3,13 @@ import { basename, dirname, join } from "node:path";
 import {
   type ByteSource,
   type Folder,
-  type Model,
   openFolder,
   PhiError,
   printable,
   readSafetensorsHeader,
   type SafetensorsHeader,
 } from "../engine/index.ts";
+import type { TextModel } from "../library/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { print } from "./output.ts";
@@ -45,14 +45,14 @@ export async function verify(options: VerifyOptions, signal: AbortSignal): Promi
     try {
       await compare(opened.model, reference, options.tolerance, signal);
     } finally {
-      await opened.dispose();
+      opened.dispose();
     }
   } finally {
     await reference.close();
   }
 }
 
-async function compare(model: Model, reference: Reference, tolerance: number, signal: AbortSignal): Promise<void> {
+async function compare(model: TextModel, reference: Reference, tolerance: number, signal: AbortSignal): Promise<void> {
   const { prompts, hidden } = reference;
   const width = Math.max(...[...hidden.tensors, ...prompts.map(({ logits }) => logits)].map((name) => name.length));
   const line = (name: string, ...cells: readonly string[]) =>
@@ -87,7 +87,11 @@ async function compare(model: Model, reference: Reference, tolerance: number, si
   );
 }
 
-async function trace(model: Model, ids: readonly number[], signal: AbortSignal): Promise<Map<string, Float32Array>> {
+async function trace(
+  model: TextModel,
+  ids: readonly number[],
+  signal: AbortSignal,
+): Promise<Map<string, Float32Array>> {
   const joined = new Map<string, Float32Array>();
   for await (const { firstPosition, rows, values } of model.trace(ids, { signal })) {
     for (const [name, part] of values) {
@@ -100,7 +104,7 @@ async function trace(model: Model, ids: readonly number[], signal: AbortSignal):
   return joined;
 }
 
-async function allLogits(model: Model, ids: readonly number[], signal: AbortSignal): Promise<Float32Array> {
+async function allLogits(model: TextModel, ids: readonly number[], signal: AbortSignal): Promise<Float32Array> {
   const whole = new Float32Array(ids.length * model.vocabularySize);
   for await (const { firstPosition, values } of model.logits(ids, { signal })) {
     whole.set(values, firstPosition * model.vocabularySize);

@@ -24,7 +24,8 @@ export interface GeneratedToken {
   readonly logprob?: number;
 }
 
-export type FinishReason = "eos" | "length" | "context";
+/** Why a generation ended; `stop`: its consumer said so, by `next(true)`. */
+export type FinishReason = "eos" | "length" | "context" | "stop";
 
 export interface GenerationStats {
   readonly promptTokens: number;
@@ -44,6 +45,8 @@ export interface GenerationStats {
 
 export interface GenerationResult {
   readonly finishReason: FinishReason;
+  /** Of the draws, chosen at random if none was given; undefined where nothing is drawn. */
+  readonly seed: bigint | undefined;
   readonly stats: GenerationStats;
 }
 
@@ -53,7 +56,7 @@ export async function* generate(
   ids: readonly number[],
   options: GenerateOptions,
   eosIds: readonly number[],
-): AsyncGenerator<GeneratedToken, GenerationResult, undefined> {
+): AsyncGenerator<GeneratedToken, GenerationResult, boolean | undefined> {
   const { maxTokens, signal } = options;
   const sampling = options.sampling ?? {};
   if (!Number.isInteger(maxTokens) || maxTokens < 0) {
@@ -88,7 +91,13 @@ export async function* generate(
         prefillMs = firstTokenMs;
       }
       generated.push(id);
-      yield logits !== undefined && options.logprobs ? { id, logprob: logProbability(logits, id) } : { id };
+      const isEnough = yield logits !== undefined && options.logprobs
+        ? { id, logprob: logProbability(logits, id) }
+        : { id };
+      if (isEnough) {
+        finishReason = "stop";
+        break;
+      }
       if (stopIds.has(id)) {
         finishReason = "eos";
         break;
@@ -125,7 +134,7 @@ export async function* generate(
       hostMsPerToken: decodeSteps === 0 ? 0 : hostMs / decodeSteps,
       recomputeMs,
     };
-    return { finishReason, stats };
+    return { finishReason, seed: sampler.seed, stats };
   } finally {
     release();
   }

@@ -34,4 +34,12 @@ export {
   type TensorSpec,
 } from "./safetensors.ts";
 export { checkSampling, randomSeed, type SamplingOptions } from "./sampler.ts";
-export { type ByteSource, type Folder, type FolderOptions, httpFolder, openFolder } from "./source.ts";
+export {
+  type ByteSource,
+  type CheckpointSource,
+  type Folder,
+  type FolderOptions,
+  httpFolder,
+  openFolder,
+  openSource,
+} from "./source.ts";

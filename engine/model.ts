@@ -78,11 +78,11 @@ export interface Model {
   readonly generationDefaults: GenerationDefaults;
   readonly notes: readonly string[];
   readonly adapterName: string;
-  /** Generates after the prompt `ids`; yields each new token. */
+  /** Generates after the prompt `ids`; yields each new token. `next(true)` ends it there. */
   generate(
     ids: readonly number[],
     options: GenerateOptions,
-  ): AsyncGenerator<GeneratedToken, GenerationResult, undefined>;
+  ): AsyncGenerator<GeneratedToken, GenerationResult, boolean | undefined>;
   /** Logits [rows, vocab] of every position of `ids`, some positions at a time. */
   logits(ids: readonly number[], options?: { signal?: AbortSignal }): AsyncGenerator<Rows, void, undefined>;
   /** The residual stream after each layer and the logits, for comparison with a reference. */

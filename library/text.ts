@@ -70,15 +70,14 @@ export function noTokenizer(folderName: string): PhiError {
   ]);
 }
 
+/** Plain text, or the messages of a conversation. */
+export type TextPrompt = string | readonly ChatMessage[];
+
 /**
  * The ids of a prompt: plain text with what the tokenizer adds around it (an empty one becomes the token that begins a
  * text), or messages in the model's chat template with the assistant's answer opened.
  */
-export function promptIds(
-  prompt: string | readonly ChatMessage[],
-  tokenizer: Tokenizer,
-  bosId: number | undefined,
-): readonly number[] {
+export function promptIds(prompt: TextPrompt, tokenizer: Tokenizer, bosId: number | undefined): readonly number[] {
   if (typeof prompt !== "string") return tokenizer.encodeChat(prompt, { addGenerationPrompt: true });
   const ids = tokenizer.encode(prompt, { addSpecialTokens: true });
   if (ids.length > 0) return ids;
@@ -104,45 +103,36 @@ export interface TextPiece {
   readonly logprob?: number;
 }
 
-/** How an answer ended; `result` is the engine's, absent where a stop string ended it. */
-export interface TextEnd {
-  readonly stopped: boolean;
-  readonly result: GenerationResult | undefined;
-}
-
 /**
  * Tokens as text. Without a tokenizer the text is empty. A stop string and what follows it are never given out, nor
  * asked of the model any more. What was held back is given out also when the generation fails: then it fails after it.
  */
 export async function* textPieces(
-  tokens: AsyncGenerator<GeneratedToken, GenerationResult, undefined>,
+  tokens: AsyncGenerator<GeneratedToken, GenerationResult, boolean | undefined>,
   tokenizer: Tokenizer | undefined,
   stops: readonly string[],
-): AsyncGenerator<TextPiece, TextEnd, undefined> {
+): AsyncGenerator<TextPiece, GenerationResult, undefined> {
   const filter = stopFilter(stops);
   const stream = tokenizer?.stream({ skipSpecialTokens: true });
   const rest = () => (stream === undefined ? "" : filter.push(stream.flush()) + filter.flush());
   try {
     for (;;) {
-      let next: IteratorResult<GeneratedToken, GenerationResult>;
-      try {
-        next = await tokens.next();
-      } catch (error) {
-        yield { text: rest(), id: undefined };
-        throw error;
-      }
+      const next = await tokens.next(filter.stopped);
       if (next.done) {
         const text = rest();
         if (text !== "") yield { text, id: undefined };
-        return { stopped: filter.stopped, result: filter.stopped ? undefined : next.value };
+        return next.value;
       }
       const { id, logprob } = next.value;
       const text = stream === undefined ? "" : filter.push(stream.push(id));
       yield { text, id, ...(logprob !== undefined && { logprob }) };
-      if (filter.stopped) return { stopped: true, result: undefined };
     }
+  } catch (error) {
+    const text = rest();
+    if (text !== "") yield { text, id: undefined };
+    throw error;
   } finally {
-    // The engine serves the next call when this one is over, however it ended. The result is of no use any more.
+    // The engine serves the next call when this one is over, also where the consumer left it. There is no result then.
     await tokens.return(undefined as never);
   }
 }

@@ -1,5 +1,6 @@
 /** WebGPU adapters for tests; the driver is the vitest project's (see vitest.config.ts). */
-import { type OpenedAdapter, openAdapter } from "../cli/adapter.ts";
+import { openAdapter } from "../cli/adapter.ts";
+import type { OpenedAdapter } from "../library/adapter.ts";
 
 const opened: { first?: Promise<OpenedAdapter> } = {};
 

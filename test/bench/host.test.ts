@@ -4,8 +4,8 @@ import { benchHost, withSmallBuffers } from "../../bench/host.ts";
 import { spread } from "../../bench/report.ts";
 import { syntheticFolder } from "../../bench/synthetic.ts";
 import { benchDecode, benchPrefill, timeRun } from "../../bench/text.ts";
-import { type OpenedAdapter, openAdapter } from "../../cli/adapter.ts";
 import { loadModel, type Model } from "../../engine/index.ts";
+import { type OpenedAdapter, openAdapter } from "../../library/adapter.ts";
 import { failure } from "../engine/tempFolder.ts";
 
 let opened: OpenedAdapter;

@@ -3,11 +3,11 @@ import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type OpenedAdapter, openAdapter } from "../../cli/adapter.ts";
 import { Device, type DeviceCall, type DeviceOptions } from "../../engine/device.ts";
 import { PhiError } from "../../engine/errors.ts";
 import { createPipelines } from "../../engine/pipelines.ts";
 import { lastRow } from "../../kernels/last_row.ts";
+import { type OpenedAdapter, openAdapter } from "../../library/adapter.ts";
 import { failure } from "./tempFolder.ts";
 
 let opened: OpenedAdapter;
@@ -177,7 +177,7 @@ describe("failures", () => {
 test("an error that no one waits for is not printed on stdout", async () => {
   const dist = (path: string) => JSON.stringify(new URL(`../../dist/${path}`, import.meta.url).href);
   const program = `
-    import { openAdapter } from ${dist("cli/adapter.js")};
+    import { openAdapter } from ${dist("library/adapter.js")};
     import { Device } from ${dist("engine/device.js")};
     const { adapter, release } = await openAdapter({ adapter: "null" });
     const device = await Device.open(adapter);
