@@ -4,9 +4,9 @@
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type OpenedAdapter, openAdapter } from "../cli/adapter.ts";
 import type { ErrorKind } from "../engine/errors.ts";
 import { loadModel, openFolder } from "../engine/index.ts";
+import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { failure } from "./engine/tempFolder.ts";
 
 const checkpoint = join(import.meta.dirname, "fixtures/models/phi-1");

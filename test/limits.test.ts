@@ -5,8 +5,8 @@
 import { describe, expect, test } from "vitest";
 import { withSmallBuffers } from "../bench/host.ts";
 import { syntheticFolder, syntheticPresets } from "../bench/synthetic.ts";
-import { openAdapter } from "../cli/adapter.ts";
 import { loadModel } from "../engine/index.ts";
+import { openAdapter } from "../library/adapter.ts";
 
 const limits = {
   default: { maxBufferSize: 2 ** 28, maxStorageBufferBindingSize: 2 ** 27 },
