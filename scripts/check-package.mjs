@@ -34,9 +34,12 @@ try {
   check(run(phi, ["info"], work).includes("PhiForCausalLM"), "phi info on the bundled model");
 
   const program = `
-    const library = await import("phi-webgpu");
-    if (typeof library.loadModel !== "function" || typeof library.PhiError !== "function") throw new Error("exports");`;
-  run(process.execPath, ["--input-type=module", "-e", program], work);
+    import { load } from "phi-webgpu";
+    const model = await load("node_modules/phi-webgpu/models/phi-tiny", { adapter: "null" });
+    console.log(JSON.stringify(model.tokenizer.encode("Once upon")));
+    model.dispose();`;
+  const ids = run(process.execPath, ["--input-type=module", "-e", program], work);
+  check(ids === "[593,592]\n", `expected the library's tokenizer to give [593,592], got ${ids}`);
   const [adapter] = JSON.parse(run(phi, ["devices", "--json"], work));
   if (adapter !== undefined) {
     const text = run(phi, ["-n", "4", "--temperature", "0", "Once upon a time"], work);
