@@ -3,7 +3,7 @@
  * work: there the time of the decode loop is host time.
  */
 import type { DeviceCall } from "../engine/device.ts";
-import { loadModel, type Model } from "../engine/index.ts";
+import { type KvFormat, loadModel, type Model } from "../engine/index.ts";
 import type { Figure } from "./report.ts";
 import { planSynthetic, type SyntheticPreset, syntheticFolder } from "./synthetic.ts";
 import { promptIds, timeRun } from "./text.ts";
@@ -12,7 +12,7 @@ export interface HostOptions {
   readonly preset: SyntheticPreset;
   /** Default: the model's own. */
   readonly layers?: number | undefined;
-  readonly kv: "f16" | "f32";
+  readonly kv: KvFormat;
   readonly context?: number | undefined;
   /** Tokens before the first that is timed. */
   readonly depths: readonly number[];

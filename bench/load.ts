@@ -1,5 +1,5 @@
 /** `load`: how long a checkpoint takes to the GPU, beside a plain read of its files, and how much host memory. */
-import { type Folder, loadModel, openCheckpoint } from "../engine/index.ts";
+import { type Folder, type KvFormat, loadModel, openCheckpoint } from "../engine/index.ts";
 import type { Figure } from "./report.ts";
 import { checkedRun } from "./text.ts";
 
@@ -9,7 +9,7 @@ export interface LoadBenchOptions {
   readonly nextAdapter: () => Promise<GPUAdapter>;
   /** Whether the GPU's memory is host memory. */
   readonly software: boolean;
-  readonly kv: "f16" | "f32";
+  readonly kv: KvFormat;
   readonly context: number;
   readonly repetitions: number;
   /** Resident bytes of the process when it had started. */

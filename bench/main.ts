@@ -4,10 +4,10 @@ import { basename, resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { openModelFolder } from "../cli/model.ts";
-import { choiceOption, integerOption } from "../cli/options.ts";
+import { choiceOption, integerOption, kvFormats } from "../cli/options.ts";
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
-import { exitCodes, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
+import { exitCodes, type KvFormat, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { benchHost } from "./host.ts";
 import { benchLoad } from "./load.ts";
@@ -17,7 +17,7 @@ import { type SyntheticPreset, syntheticPresets } from "./synthetic.ts";
 import { benchDecode, benchPrefill } from "./text.ts";
 
 interface CommonOptions {
-  readonly kv: "f16" | "f32";
+  readonly kv: KvFormat;
   readonly context?: number;
   readonly repetitions: number;
   readonly json?: string;
@@ -39,9 +39,9 @@ function common(command: Command, repetitions: number): Command {
   return command
     .option("-n, --repetitions <n>", "timed runs", integerOption("--repetitions", 1, 1000), repetitions)
     .addOption(
-      new Option("--kv <type>", "type of the key-value cache: f32 or f16")
+      new Option("--kv <type>", `type of the key-value cache: ${kvFormats.join(", ")}`)
         .default("f16")
-        .argParser(choiceOption("--kv", ["f16", "f32"])),
+        .argParser(choiceOption("--kv", kvFormats)),
     )
     .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens))
     .option("--json <file>", "write every sample there too");

@@ -2,6 +2,7 @@
 import {
   describeCheckpoint,
   type Folder,
+  type KvFormat,
   type LoadProgress,
   type ModelDescription,
   openFolder,
@@ -17,7 +18,7 @@ import { bundledModel } from "./package.ts";
 export interface RunOptions {
   readonly model?: string;
   readonly adapter?: string;
-  readonly kv: "f16" | "f32";
+  readonly kv: KvFormat;
   readonly context?: number;
   readonly allowSymlinks?: boolean;
   readonly allowNanWeights?: boolean;

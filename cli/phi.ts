@@ -2,11 +2,13 @@
 /** The executable `phi`. Commands are imported when they run, so that help and usage errors come at once. */
 import { Argument, Command, CommanderError, Option } from "commander";
 import { exitCodes, printable } from "../engine/errors.ts";
+import type { KvFormat } from "../engine/index.ts";
 import type { CompletedCommand, Shell } from "./completion.ts";
 import {
   choiceOption,
   idsOption,
   integerOption,
+  kvFormats,
   logitBiasOption,
   numberOption,
   seedOption,
@@ -31,18 +33,18 @@ function withModel(command: Command): Command {
   );
 }
 
-function withRun(command: Command, kv: "f16" | "f32"): Command {
+function withRun(command: Command, kv: KvFormat): Command {
   return withModel(command)
     .addOption(
       new Option("--kv <type>", "type of the key-value cache")
         .default(kv)
-        .choices(["f16", "f32"])
-        .argParser(choiceOption("--kv", ["f16", "f32"])),
+        .choices(kvFormats)
+        .argParser(choiceOption("--kv", kvFormats)),
     )
     .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens));
 }
 
-function withWeights(command: Command, kv: "f16" | "f32"): Command {
+function withWeights(command: Command, kv: KvFormat): Command {
   return withRun(command, kv).option("--allow-nan-weights", "load weights that are NaN or infinite");
 }
 

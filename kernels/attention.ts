@@ -1,7 +1,7 @@
 import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
 
 /** What the key/value cache keeps its numbers in. */
-export type KvFormat = "f32" | "f16";
+export type KvFormat = "f32" | "f16" | "int8";
 
 export interface HeadShape {
   readonly heads: number;
@@ -18,11 +18,20 @@ export interface AttentionTile {
   readonly threads: number;
 }
 
-const packs: Readonly<Record<KvFormat, URL>> = {
-  f32: new URL("./kv/f32.wgsl", import.meta.url),
-  f16: new URL("./kv/f16.wgsl", import.meta.url),
+const unscaled = new URL("./kv/unscaled.wgsl", import.meta.url);
+const packs: Readonly<Record<KvFormat, readonly URL[]>> = {
+  f32: [new URL("./kv/f32.wgsl", import.meta.url), unscaled],
+  f16: [new URL("./kv/f16.wgsl", import.meta.url), unscaled],
+  int8: [new URL("./kv/int8.wgsl", import.meta.url)],
 };
 const head = new URL("./kv/head.wgsl", import.meta.url);
+
+/** Bytes of four dimensions of a head, and of the scale behind a head where the format has one. */
+const packBytes: Readonly<Record<KvFormat, { readonly four: number; readonly scale: number }>> = {
+  f32: { four: 16, scale: 0 },
+  f16: { four: 8, scale: 0 },
+  int8: { four: 4, scale: 4 },
+};
 
 /** vec4f in a head, padding included. */
 export function headVecs(headDim: number): number {
@@ -31,7 +40,8 @@ export function headVecs(headDim: number): number {
 
 /** Bytes of one head's keys (or values) at one position. */
 export function kvHeadBytes(kv: KvFormat, headDim: number): number {
-  return headVecs(headDim) * (kv === "f32" ? 16 : 8);
+  const { four, scale } = packBytes[kv];
+  return headVecs(headDim) * four + scale;
 }
 
 function headConstants({ heads, kvHeads, headDim }: KvShape): Record<string, number> {
@@ -43,7 +53,7 @@ export function ropeAppend(shape: KvShape, rotary: number): Kernel {
   const threads = (shape.heads + 2 * shape.kvHeads) * headVecs(shape.headDim);
   return {
     name: `ropeAppend<${shape.kv}>`,
-    files: [new URL("./rope_append.wgsl", import.meta.url), stateSnippet, head, packs[shape.kv]],
+    files: [new URL("./rope_append.wgsl", import.meta.url), stateSnippet, head, ...packs[shape.kv]],
     constants: { ...headConstants(shape), ROTARY: rotary },
     tile: {},
     grid: (seq) => foldedGrid(Math.ceil((seq * threads) / 64)),
@@ -55,7 +65,7 @@ export function attention(shape: KvShape, scale: number, window: number | undefi
   const group = shape.heads / shape.kvHeads;
   return {
     name: `attention<${shape.kv}>`,
-    files: [new URL("./attention.wgsl", import.meta.url), stateSnippet, head, packs[shape.kv]],
+    files: [new URL("./attention.wgsl", import.meta.url), stateSnippet, head, ...packs[shape.kv]],
     constants: {
       ...headConstants(shape),
       SCALE: scale,

@@ -49,6 +49,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
     for (var d = begin(); d < HEAD_VECS; d++) {
       dots += unpackKv(keys[at + d]) * mat4x4f(query[d * 4u], query[d * 4u + 1u], query[d * 4u + 2u], query[d * 4u + 3u]);
     }
+    dots *= unpackScale(keys[at + HEAD_VECS * SCALE_PACKS]);
     let seen = (vec4u(own) <= position) & (position - vec4u(own) < vec4u(WINDOW));
     scores[thread] = select(vec4f(LOWEST), dots, seen);
     workgroupBarrier();
@@ -74,9 +75,10 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
       let weight = weights[j];
       mass += weight;
       let valueAt = cacheAt(kvHead, tile + j);
+      let scaled = weight * unpackScale(values[valueAt + HEAD_VECS * SCALE_PACKS]);
       for (var s = 0u; s < SUMS; s++) {
         let value = unpackKv(values[valueAt + min(thread + s * THREADS, HEAD_VECS - 1u)]);
-        sums[s] += mat4x4f(weight.x * value, weight.y * value, weight.z * value, weight.w * value);
+        sums[s] += mat4x4f(scaled.x * value, scaled.y * value, scaled.z * value, scaled.w * value);
       }
     }
     workgroupBarrier();

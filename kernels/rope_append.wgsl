@@ -35,6 +35,26 @@ fn plain(base: u32, i: u32) -> f32 {
   return qkv[base + i];
 }
 
+// Four dimensions of a head from i on, rotated where it is a query or a key.
+fn four(base: u32, position: u32, turned: bool, i: u32) -> vec4f {
+  if (turned) {
+    return vec4f(
+      rotated(base, position, i), rotated(base, position, i + 1u),
+      rotated(base, position, i + 2u), rotated(base, position, i + 3u));
+  }
+  return vec4f(plain(base, i), plain(base, i + 1u), plain(base, i + 2u), plain(base, i + 3u));
+}
+
+// The largest size of a head's numbers in 127 steps. Sizes are compared as bits, in whose order NaN comes last.
+fn scaleOf(base: u32, position: u32, turned: bool) -> f32 {
+  var sizes = vec4u(0u);
+  for (var vec = begin(); vec < HEAD_VECS; vec++) {
+    sizes = max(sizes, bitcast<vec4u>(abs(four(base, position, turned, vec * 4u))));
+  }
+  let most = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
+  return select(bitcast<f32>(most) / 127.0, 0.0, most < 0x03fe0000u);  // 127 times the smallest normal number
+}
+
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) id: vec3u,
@@ -50,18 +70,28 @@ fn main(
   }
   let position = state.past + token;
   let base = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
-  let i = vec * 4u;
-  if (head >= HEADS + KV_HEADS) {
-    let four = vec4f(plain(base, i), plain(base, i + 1u), plain(base, i + 2u), plain(base, i + 3u));
-    values[cacheAt(head - HEADS - KV_HEADS, position) + vec] = packKv(four);
+  let turned = head < HEADS + KV_HEADS;
+  let numbers = four(base, position, turned, vec * 4u);
+  if (head < HEADS) {
+    q[(token * HEADS + head) * HEAD_VECS + vec] = numbers;
     return;
   }
-  let four = vec4f(
-    rotated(base, position, i), rotated(base, position, i + 1u),
-    rotated(base, position, i + 2u), rotated(base, position, i + 3u));
-  if (head < HEADS) {
-    q[(token * HEADS + head) * HEAD_VECS + vec] = four;
+  // Each of a head's threads finds the scale by itself: a fraction of a percent of the layer's work, and no barrier.
+  var scale = 1.0;
+  if (SCALE_PACKS > 0u) {
+    scale = scaleOf(base, position, turned);
+  }
+  let at = cacheAt((head - HEADS) % KV_HEADS, position);
+  if (turned) {
+    keys[at + vec] = packKv(numbers, scale);
   } else {
-    keys[cacheAt(head - HEADS, position) + vec] = packKv(four);
+    values[at + vec] = packKv(numbers, scale);
+  }
+  if (SCALE_PACKS > 0u && vec == 0u) {
+    if (turned) {
+      keys[at + HEAD_VECS] = packScale(scale);
+    } else {
+      values[at + HEAD_VECS] = packScale(scale);
+    }
   }
 }

@@ -1,9 +1,10 @@
 // Cache format f16: four dimensions of a head in 8 bytes. Beyond 65504 a value becomes infinite or NaN, as the driver
 // has it, which the check of the logits reports; it is not clamped into a wrong answer.
+//   Appended: kv/unscaled.
 
 alias KvPack = vec2u;
 
-fn packKv(v: vec4f) -> KvPack {
+fn packKv(v: vec4f, scale: f32) -> KvPack {
   return vec2u(pack2x16float(v.xy), pack2x16float(v.zw));
 }
 

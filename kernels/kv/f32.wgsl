@@ -1,8 +1,9 @@
 // Cache format f32: four dimensions of a head in 16 bytes.
+//   Appended: kv/unscaled.
 
 alias KvPack = vec4f;
 
-fn packKv(v: vec4f) -> KvPack {
+fn packKv(v: vec4f, scale: f32) -> KvPack {
   return v;
 }
 

@@ -9,6 +9,7 @@ const root = join(import.meta.dirname, "../..");
 test.each([
   ["models/phi-tiny", { kv: "f16" }],
   ["models/phi-tiny", { kv: "f32", context: 77 }],
+  ["models/phi-tiny", { kv: "int8", context: 77 }],
   ["test/fixtures/models/phi-3-mini-4k", { kv: "f32" }],
   ["test/fixtures/models/phi-4-mini", { kv: "f16", context: 300 }],
 ] as const)("%s %j: bytes on the GPU", async (path, options) => {

@@ -84,6 +84,8 @@ describe("a model", () => {
   test("the cache grows with its format and the context", async () => {
     const f16 = (await describeAt(phiTiny, { context: 100 })).model;
     const f32 = (await describeAt(phiTiny, { context: 200, kv: "f32" })).model;
+    const int8 = (await describeAt(phiTiny, { context: 200, kv: "int8" })).model;
+    expect(int8?.kvBytesPer1000Tokens).toBe(1000 * 6 * 2 * (128 + 4 * 4)); // four heads, a scale each
     expect(f16?.kvBytesPer1000Tokens).toBe(1000 * 6 * 2 * 128 * 2);
     expect(f32?.kvBytesPer1000Tokens).toBe(1000 * 6 * 2 * 128 * 4);
     expect(f16?.needs().kvBytes).toBe(100 * 6 * 2 * 128 * 2);

@@ -5,7 +5,16 @@ import type { Kernel } from "../../kernels/kernel.ts";
 import { type NastyMode, randomValues } from "../reference/compare.ts";
 import type { Numbers } from "../reference/ops.ts";
 import * as reference from "../reference/ops.ts";
-import { type CacheShape, cacheElements, cacheWords, packCache, padHeads, stored, unpackCache } from "./cache.ts";
+import {
+  type CacheShape,
+  cacheElements,
+  cacheWords,
+  headScale,
+  packCache,
+  padHeads,
+  stored,
+  unpackCache,
+} from "./cache.ts";
 import { broken, expectWithin, liveBuffers, runKernel, smallest, u } from "./harness.ts";
 
 /** Tokens of a call, positions before it, and what the inputs are like. */
@@ -24,6 +33,8 @@ const ropeCases: readonly RopeCase[] = [
   { heads: 3, kvHeads: 1, headDim: 80, rotary: 32, kv: "f16", kvRows: 16, calls: [[1, 37, "mixed"], [16, 10, "tiny"]] },
   { heads: 8, kvHeads: 2, headDim: 16, rotary: 12, kv: "f32", kvRows: 40, calls: [[33, 19, "outliers"]] },
   { heads: 2, kvHeads: 2, headDim: 96, rotary: 96, kv: "f32", kvRows: 70, calls: [[65, 0, "normal"], [3, 67, "denormals"]] },
+  { heads: 3, kvHeads: 1, headDim: 80, rotary: 32, kv: "int8", kvRows: 16, calls: [[1, 37, "mixed"], [16, 10, "outliers"]] },
+  { heads: 2, kvHeads: 2, headDim: 6, rotary: 4, kv: "int8", kvRows: 9, calls: [[5, 6, "normal"], [3, 0, "denormals"], [2, 1, "zeros"]] },
 ]; // biome-ignore format: a table
 
 /** The table of all positions before `positions`, rounded to float32 as the kernel reads it. */
@@ -70,27 +81,39 @@ async function checkRopeAppend(kernel: Kernel, shape: RopeCase): Promise<void> {
     const second = split(qkv.map(Math.abs), { cos: abs.cos, sin: abs.sin.map((value) => -value) });
     const size = (part: "q" | "k") =>
       first[part].map((value, i) => Math.max(Math.abs(value), Math.abs(second[part][i] ?? 0)));
-    // Two products and their sum, each rounded once; f16 rounds once more, to 11 bits or to a step of 2^-24.
-    const half = (value: number) => (kv === "f16" ? (2 ** -11 + u) * Math.abs(value) + 2 ** -25 : 0);
+    // Two products and their sum, each rounded once; f16 rounds once more, to 11 bits or to a step of 2^-24, int8 to the
+    // nearest of its head's steps: a quotient of at most 127, off by 2.5 ULP, and a step that is off as its largest is.
+    const roundings = (elements: Float64Array) => {
+      if (kv === "f32") return () => 0;
+      if (kv === "f16") return (i: number) => (2 ** -11 + u) * Math.abs(elements[i] ?? 0) + 2 ** -25;
+      return (i: number) => {
+        const head = i - (i % stride);
+        const scale = headScale(elements.subarray(head, head + stride));
+        return scale === 0 ? Math.abs(elements[i] ?? 0) : scale * (0.5 + 127 * 8 * u);
+      };
+    };
     const what = (part: string) => `${kernel.name}, ${part}, ${seq} at ${past}, ${mode}`;
 
     const sizes = padHeads(size("q"), headDim);
     const q = padHeads(expected.q, headDim);
-    const headShape = [heads, q.length / seq / heads];
+    const stride = q.length / seq / heads;
+    const headShape = [heads, stride];
     expectWithin(outputs.q, q, (i) => 3 * u * (sizes[i] ?? 0) + 2 * smallest, {
       shape: [seq, ...headShape],
       what: what("q"),
     });
 
-    const cacheShape = [kvHeads, shape.kvRows, headShape[1] ?? 0];
+    const cacheShape = [kvHeads, shape.kvRows, stride];
     const keys = cacheElements(expected.k, past, shape);
     const keySizes = cacheElements(size("k"), past, shape);
-    const keyBound = (i: number) => 3 * u * (keySizes[i] ?? 0) + half(keys[i] ?? 0) + 2 * smallest;
-    expectWithin(unpackCache(outputs.keys, kv), keys, keyBound, { shape: cacheShape, what: what("keys") });
+    const keyRounding = roundings(keys);
+    const keyBound = (i: number) => 3 * u * (keySizes[i] ?? 0) + keyRounding(i) + 2 * smallest;
+    expectWithin(unpackCache(outputs.keys, shape), keys, keyBound, { shape: cacheShape, what: what("keys") });
 
     const values = cacheElements(expected.v, past, shape);
-    const valueBound = (i: number) => half(values[i] ?? 0) + (Math.abs(values[i] ?? 0) < smallest ? smallest : 0);
-    expectWithin(unpackCache(outputs.values, kv), values, valueBound, { shape: cacheShape, what: what("values") });
+    const valueRounding = roundings(values);
+    const valueBound = (i: number) => valueRounding(i) + (Math.abs(values[i] ?? 0) < smallest ? smallest : 0);
+    expectWithin(unpackCache(outputs.values, shape), values, valueBound, { shape: cacheShape, what: what("values") });
   }
 }
 
@@ -114,10 +137,28 @@ describe("ropeAppend", () => {
     };
     const { values } = await runKernel(ropeAppend(shape, 2), { seq: 1, kvRows: shape.kvRows }, operands);
     // lavapipe makes infinities of what overflows, SwiftShader NaN; the check of the logits reports either.
-    const found = [...unpackCache(values, "f16").subarray(0, 10)].map((value) =>
+    const found = [...unpackCache(values, shape).subarray(0, 10)].map((value) =>
       Number.isFinite(value) ? value : "bad",
     );
     expect(found).toEqual(["bad", 2, -65504, "bad", "bad", "bad", "bad", "bad", 1, 1]);
+  });
+
+  test("int8: a head with what is not finite is not finite, and the others are as ever", async () => {
+    const shape = { heads: 1, kvHeads: 3, headDim: 6, kv: "int8", kvRows: 2 } as const;
+    const qkv = new Float32Array(reference.qkvCols(shape)).fill(1);
+    qkv[24 + 2] = Number.NaN; // values begin at 24
+    qkv[30 + 5] = Number.POSITIVE_INFINITY;
+    const operands = {
+      qkv,
+      table: Float32Array.of(1, 0),
+      q: { output: 8 },
+      keys: { output: cacheWords(shape) },
+      values: { output: cacheWords(shape) },
+    };
+    const { values } = await runKernel(ropeAppend(shape, 2), { seq: 1, kvRows: shape.kvRows }, operands);
+    const heads = unpackCache(values, shape);
+    const finite = [0, 16, 32].map((at) => [...heads.subarray(at, at + 6)].map(Number.isFinite));
+    expect(finite).toEqual([new Array(6).fill(false), new Array(6).fill(false), new Array(6).fill(true)]);
   });
 
   test("mistakes are found: the direction of the turn, the ring, the first unrotated dimension", async () => {
@@ -130,6 +171,15 @@ describe("ropeAppend", () => {
     ] as const) {
       const kernel = await broken(ropeAppend(shape, shape.rotary), from, to);
       await expect(checkRopeAppend(kernel, shape)).rejects.toThrow(/elements differ/);
+    }
+    const int8 = ropeCases.find(({ kv }) => kv === "int8");
+    if (int8 === undefined) throw new Error("no case");
+    for (const [from, to] of [
+      ["round(v / scale)", "floor(v / scale)"],
+      ["max(sizes.z, sizes.w)", "sizes.z"],
+    ] as const) {
+      const kernel = await broken(ropeAppend(int8, int8.rotary), from, to);
+      await expect(checkRopeAppend(kernel, int8), to).rejects.toThrow(/elements differ/);
     }
   });
 });
@@ -161,12 +211,15 @@ const attentionCases: readonly AttentionCase[] = [
   // Heads that are more than one vec4f a thread: 20 vec4f on 16 threads, 64 on 16; and fewer: 24 on 64.
   { heads: 3, kvHeads: 1, headDim: 80, kv: "f32", kvRows: 64, threads: 16, calls: [[5, 33, "normal"], [33, 0, "mixed"]] },
   { heads: 2, kvHeads: 1, headDim: 256, kv: "f16", kvRows: 64, threads: 16, calls: [[1, 40, "normal"], [3, 20, "denormals"]] },
+  // int8: a head that is no whole number of packs, a window in a ring.
+  { heads: 4, kvHeads: 2, headDim: 6, kv: "int8", window: 20, kvRows: 23, threads: 16, calls: [[1, 5, "normal"], [3, 40, "outliers"]] },
+  { heads: 3, kvHeads: 1, headDim: 80, kv: "int8", kvRows: 64, threads: 16, calls: [[5, 33, "normal"], [1, 20, "zeros"]] },
   { heads: 8, kvHeads: 2, headDim: 96, kv: "f32", kvRows: 150, threads: 64, calls: [[1, 140, "normal"], [5, 60, "tiny"]] },
 ]; // biome-ignore format: a table
 
 /**
  * How far float32 may be from attention, for each element. Each weight is off relatively by what its score is off
- * (headDim products: n u sum|q k|, and the scaling), by the rounding of the differences that are exponentiated, and by exp
+ * (headDim products: n u sum|q k|, the scaling, and int8's scale), by the rounding of the differences that are exponentiated, and by exp
  * itself: 3 + 2|x| ULP in WGSL, once for the weight and once for each later maximum, whose differences add up to
  * top - score. A weighted mean moves by the sum of weight |v| (own error + mean error); both sums have one addition a key.
  */
@@ -203,7 +256,7 @@ function attentionBound(
       const weights = scores.map((score) => Math.exp(score - top) / mass);
       const errors = scores.map((score, j) => {
         const below = top - score;
-        return (headDim + 4) * u * (sizes[j] ?? 0) + 2 * u * (3 * tiles + 3 * below + Math.abs(top));
+        return (headDim + 5) * u * (sizes[j] ?? 0) + 2 * u * (3 * tiles + 3 * below + Math.abs(top));
       });
       const mean = errors.reduce((sum, error, j) => sum + (weights[j] ?? 0) * error, 0);
       for (let d = 0; d < headDim; d++) {
@@ -211,7 +264,7 @@ function attentionBound(
         for (let j = 0; j < keys; j++) {
           const size = Math.abs(v[at(j) + d] ?? 0);
           bound +=
-            (weights[j] ?? 0) * size * (Math.expm1((errors[j] ?? 0) + mean) + (2 * keys + 4) * u) + smallest * size;
+            (weights[j] ?? 0) * size * (Math.expm1((errors[j] ?? 0) + mean) + (2 * keys + 5) * u) + smallest * size;
         }
         bounds[query + d] = bound;
       }
@@ -221,17 +274,17 @@ function attentionBound(
 }
 
 async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shape.calls): Promise<void> {
-  const { heads, kvHeads, headDim, kv, window } = shape;
+  const { heads, kvHeads, headDim, window } = shape;
   const scale = headDim ** -0.5;
   for (const [seq, past, mode] of calls) {
     const keys = past + seq;
     const q = randomValues(seq, seq * heads * headDim, mode);
-    const k = stored(randomValues(past + 1, keys * kvHeads * headDim, mode === "mixed" ? "normal" : mode), kv);
-    const v = stored(randomValues(past + 2, keys * kvHeads * headDim, mode), kv);
+    const k = stored(randomValues(past + 1, keys * kvHeads * headDim, mode === "mixed" ? "normal" : mode), shape);
+    const v = stored(randomValues(past + 2, keys * kvHeads * headDim, mode), shape);
     const operands = {
       q: padHeads(q, headDim),
-      keys: packCache(cacheElements(k, 0, shape), kv),
-      values: packCache(cacheElements(v, 0, shape), kv),
+      keys: packCache(cacheElements(k, 0, shape), shape),
+      values: packCache(cacheElements(v, 0, shape), shape),
       o: { output: seq * heads * headDim },
     };
     const { o } = await runKernel(kernel, { seq, past, kvRows: shape.kvRows }, operands);
@@ -261,8 +314,8 @@ describe("attention", () => {
     k[(bad * kvHeads + 1) * headDim + 2] = Number.NaN;
     const operands = {
       q: padHeads(randomValues(2, seq * heads * headDim), headDim),
-      keys: packCache(cacheElements(k, 0, shape), "f32"),
-      values: packCache(cacheElements(randomValues(3, k.length), 0, shape), "f32"),
+      keys: packCache(cacheElements(k, 0, shape), shape),
+      values: packCache(cacheElements(randomValues(3, k.length), 0, shape), shape),
       o: { output: seq * heads * headDim },
     };
     const { o } = await runKernel(attentionKernel(shape), { seq, past, kvRows: shape.kvRows }, operands);
@@ -286,7 +339,7 @@ describe("attention", () => {
       "vec4u(own) <= position + 1u) & (position + 1u - vec4u(own)",
     ],
     ["the fading of earlier tiles", plain, "mass *= fade", "mass *= 1.0"],
-    ["the scale, by a thousandth", plain, "* SCALE", "* SCALE * 1.001"],
+    ["the scale, by a thousandth", plain, "* SCALE;", "* SCALE * 1.001;"],
   ] as const)("a mistake is found: %s", async (_what, shape, from, to) => {
     const kernel = await broken(attentionKernel(shape), from, to);
     await expect(checkAttention(kernel, shape)).rejects.toThrow(/elements differ/);

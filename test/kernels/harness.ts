@@ -145,7 +145,7 @@ export const smallest = 2 ** -126;
  * stands for "not written", an infinity only itself.
  */
 export function expectWithin(
-  actual: Float32Array,
+  actual: Numbers,
   expected: Numbers,
   bound: (index: number) => number,
   { shape, what }: { readonly shape: readonly number[]; readonly what: string },
