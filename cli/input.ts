@@ -44,8 +44,13 @@ export function decodeUtf8(bytes: Uint8Array, source: string, lossy: boolean): s
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
 }
 
-/** The whole of a stream as text; at most 64 MiB. */
-export async function readText(stream: Readable, lossy: boolean, signal: AbortSignal): Promise<string> {
+/** The whole of a stream as text; at most 64 MiB. `source` is what an error calls it. */
+export async function readText(
+  stream: Readable,
+  lossy: boolean,
+  signal: AbortSignal,
+  source = "stdin",
+): Promise<string> {
   const chunks: Uint8Array[] = [];
   let sizeBytes = 0;
   const stop = () => stream.destroy();
@@ -53,11 +58,11 @@ export async function readText(stream: Readable, lossy: boolean, signal: AbortSi
   try {
     for await (const chunk of stream as AsyncIterable<Uint8Array>) {
       sizeBytes += chunk.length;
-      if (sizeBytes > mostBytes) throw new PhiError("usage", "stdin: expected at most 64 MiB, got more");
+      if (sizeBytes > mostBytes) throw new PhiError("usage", `${source}: expected at most 64 MiB, got more`);
       chunks.push(chunk);
     }
   } finally {
     signal.removeEventListener("abort", stop);
   }
-  return decodeUtf8(Buffer.concat(chunks), "stdin", lossy);
+  return decodeUtf8(Buffer.concat(chunks), source, lossy);
 }

@@ -132,6 +132,29 @@ function program(signal: AbortSignal): Command {
     });
   examples(logits, ["phi logits --ids 593,592,260 -o logits.safetensors"]);
 
+  const evaluate = withWeights(phi.command("eval"), "f16")
+    .description("perplexity of a text, and how far the model is from another one")
+    .requiredOption("--text <file>", "the text, UTF-8")
+    .option(
+      "--stride <n>",
+      "tokens from window to window (default: the context)",
+      integerOption("--stride", 1, mostTokens),
+    )
+    .option("--windows <n>", "at most this many windows", integerOption("--windows", 1, mostTokens))
+    .option("--against <dir>", "divergence from this model; none: from the same one as it is stored, with an f32 cache")
+    .option("--lossy", "replace invalid UTF-8 in the text")
+    .option("--json", "print one JSON object")
+    .option("--debug", "a stack trace with every error")
+    .addHelpText("after", "\nThe context is the length of a window: 1024, where the model has that many positions.")
+    .action(async (options) => {
+      const { evaluateText } = await import("./eval.ts");
+      await evaluateText(options, signal);
+    });
+  examples(evaluate, [
+    "phi eval --text story.txt",
+    "phi eval -m ./phi-2 --text wiki.txt --kv int8 --against none --json",
+  ]);
+
   const info = withRun(phi.command("info"), "f16")
     .description("what a checkpoint is and what it takes, from its headers")
     .option("--json", "print one JSON object")

@@ -13,6 +13,14 @@ export {
   type StoredTensors,
 } from "./describe.ts";
 export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";
+export {
+  type Divergence,
+  type EvaluateOptions,
+  type Evaluation,
+  evaluate,
+  type LogitsSource,
+  type TextLoss,
+} from "./evaluate.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult, GenerationStats } from "./generate.ts";
 export {
   type LoadOptions,

@@ -29,15 +29,22 @@ import {
 
 export {
   type CheckpointSource,
+  type Divergence,
+  type EvaluateOptions,
+  type Evaluation,
+  evaluate,
   type FinishReason,
   type Folder,
   type GenerationResult,
   type GenerationStats,
   httpFolder,
+  type KvFormat,
   type LoadProgress,
+  type LogitsSource,
   openFolder,
   PhiError,
   type SamplingOptions,
+  type TextLoss,
 } from "../engine/index.ts";
 export { type ChatMessage, type TextStream, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 export type { TextPiece, TextPrompt } from "./text.ts";
