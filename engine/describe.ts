@@ -10,11 +10,11 @@ import { Graph } from "./graph.ts";
 import { checkContext, chunkFor, declareWeights } from "./model.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
-import { buildPlan, matrixBytes } from "./plan.ts";
+import { buildPlan } from "./plan.ts";
 import type { Folder } from "./source.ts";
 import { tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights } from "./upload.ts";
-import { rowRanges, Weights } from "./weights.ts";
+import { matrixBytes, rowRanges, Weights } from "./weights.ts";
 
 /** The parts whose parameters are counted. */
 export type ModelPart = "embedding" | "attention" | "mlp" | "norms" | "head" | "other";
@@ -210,8 +210,8 @@ function needsOf(
   for (const ref of weights.declared.values()) {
     if (ref.kind === "vector") weightsBytes += rounded(ref.length * 4);
     else {
-      weightsBytes += matrixBytes(ref, weights.layout(ref));
-      rangeCount += rowRanges(ref, weights.layout(ref), bindingBytes).length;
+      weightsBytes += matrixBytes(ref, weights.packing(ref));
+      rangeCount += rowRanges(ref, weights.packing(ref), bindingBytes).length;
     }
   }
   const slots: number[] = [];
@@ -220,7 +220,7 @@ function needsOf(
     const logits = architecture.forward(graph, new Weights());
     const plan = buildPlan(graph, logits, {
       maxSeq: kind === "decode" ? 1 : chunkTokens,
-      layout: weights.layout,
+      packing: weights.packing,
       kv,
       rotary: architecture.rope.rotary,
       maxBindingBytes: bindingBytes,
@@ -231,7 +231,7 @@ function needsOf(
     });
   }
   const ropeBytes = rounded(context * architecture.rope.rotary * 4);
-  const smallBytes = 16 + 16 + rounded(chunkTokens * 4) + 16 * rangeCount; // state, choice, ids, row ranges
+  const smallBytes = 16 + 16 + rounded(chunkTokens * 4) + 32 * rangeCount; // state, choice, ids, row ranges
   const activationBytes = slots.reduce((sum, bytes) => sum + bytes, ropeBytes + smallBytes);
   const kvBytes = 2 * architecture.layers * rounded(layerBytes);
 

@@ -12,13 +12,13 @@ import { Graph, type GraphKind } from "./graph.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
-import { buildPlan, explain, matrixBytes, type Plan } from "./plan.ts";
+import { buildPlan, explain, type Plan } from "./plan.ts";
 import { ropeRegime } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
 import type { Folder } from "./source.ts";
 import { tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./upload.ts";
-import { Weights } from "./weights.ts";
+import { matrixBytes, Weights } from "./weights.ts";
 
 export interface LoadProgress {
   readonly stage: "headers" | "weights" | "pipelines";
@@ -249,7 +249,7 @@ export class Engine {
     const allRows = Math.max(1, Math.floor(Math.min(device.maxBindingBytes, 64 << 20) / rowBytes));
     const plan = buildPlan(graph, logits, {
       maxSeq: kind === "decode" ? 1 : graph.kind === "all" ? Math.min(chunkTokens, allRows) : chunkTokens,
-      layout: this.#weights.layout,
+      packing: this.#weights.packing,
       kv,
       rotary: architecture.rope.rotary,
       maxBindingBytes: device.maxBindingBytes,
@@ -431,7 +431,7 @@ export class Engine {
   memory(): ModelMemory {
     let weightsBytes = 0;
     for (const ref of this.#weights.declared.values()) {
-      weightsBytes += ref.kind === "matrix" ? matrixBytes(ref, this.#weights.layout(ref)) : ref.length * 4;
+      weightsBytes += ref.kind === "matrix" ? matrixBytes(ref, this.#weights.packing(ref)) : ref.length * 4;
     }
     const kvBytes = [...this.cache.keys, ...this.cache.values].reduce((sum, buffer) => sum + buffer.sizeBytes, 0);
     return { weightsBytes, kvBytes, arenaBytes: this.device.ledger.bytes - weightsBytes - kvBytes };

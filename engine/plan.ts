@@ -12,7 +12,7 @@ import type { Epilogue } from "../kernels/linear.ts";
 import { type MatmulTile, matmul } from "../kernels/matmul.ts";
 import { type MatvecTile, matvec } from "../kernels/matvec.ts";
 import { headNorm, layerNorm, rmsNorm } from "../kernels/norm.ts";
-import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import type { Packing } from "../kernels/weights.ts";
 import type { Graph, Node, Value } from "./graph.ts";
 import { nodeInputs } from "./graph.ts";
 import { type MatrixRef, type RowRange, rowRanges, type VectorRef } from "./weights.ts";
@@ -22,6 +22,8 @@ export type Operand =
   | { readonly slot: number }
   | { readonly matrix: MatrixRef; readonly range: number }
   | { readonly shape: MatrixRef; readonly range: number }
+  | { readonly scales: MatrixRef; readonly range: number }
+  | { readonly perm: MatrixRef; readonly range: number }
   | { readonly vector: VectorRef }
   | { readonly cache: "keys" | "values"; readonly layer: number }
   | { readonly shared: "state" | "ids" | "rope" | "choice" };
@@ -65,7 +67,7 @@ export interface Tuning {
 
 export interface PlanOptions {
   readonly maxSeq: number;
-  readonly layout: (ref: MatrixRef) => WeightLayout;
+  readonly packing: (ref: MatrixRef) => Packing;
   readonly kv: KvFormat;
   readonly rotary: number;
   readonly maxBindingBytes: number;
@@ -211,17 +213,19 @@ const state: Operand = { shared: "state" };
 function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: PlanOptions): Step[] {
   const { kv, rotary, maxSeq, tuning } = options;
   const { label } = node;
-  const ranges = (ref: MatrixRef) => rowRanges(ref, options.layout(ref), options.maxBindingBytes);
+  const ranges = (ref: MatrixRef) => rowRanges(ref, options.packing(ref), options.maxBindingBytes);
   const one = (kernel: Kernel, bindings: Record<string, Operand>): Step[] => [
     { label, kernel, bindings: { state, ...bindings }, flopsPerToken: 0 },
   ];
   switch (node.op) {
     case "embed": {
-      const kernel = embed(options.layout(node.weight), node.weight.cols);
+      const packing = options.packing(node.weight);
+      if ("group" in packing && packing.permuted) throw new Error(`plan: ${label} takes no permuted columns`);
+      const kernel = embed(packing.layout, node.weight.cols);
       return ranges(node.weight).map((_, range) => ({
         label,
         kernel,
-        bindings: { state, ids: { shared: "ids" }, x: slot(node.out), ...matrixBindings(node.weight, range) },
+        bindings: { state, ids: { shared: "ids" }, x: slot(node.out), ...matrixBindings(node.weight, range, packing) },
         flopsPerToken: 0,
       }));
     }
@@ -274,10 +278,13 @@ function planLinear(
   { rows: rangeRows }: RowRange,
   range: number,
   slot: (value: Value) => Operand,
-  { layout, tuning }: PlanOptions,
+  options: PlanOptions,
 ): Step {
   const { weight, epilogue } = node;
-  const shape = { layout: layout(weight), epilogue, cols: weight.cols, rangeRows };
+  const { tuning } = options;
+  const packing = options.packing(weight);
+  const permuted = "group" in packing && packing.permuted;
+  const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted };
   return {
     label: node.label,
     kernel: node.x.rows === 1 ? matvec(shape, tuning.matvec) : matmul(shape, tuning.matmul),
@@ -285,7 +292,7 @@ function planLinear(
       state,
       x: slot(node.x),
       y: slot(node.out),
-      ...matrixBindings(weight, range),
+      ...matrixBindings(weight, range, packing),
       ...(node.bias === undefined ? {} : { bias: { vector: node.bias } }),
       ...(node.residual === undefined ? {} : { residual: slot(node.residual) }),
     },
@@ -293,17 +300,15 @@ function planLinear(
   };
 }
 
-function matrixBindings(matrix: MatrixRef, range: number): Record<string, Operand> {
-  return { weight: { matrix, range }, matrix: { shape: matrix, range } };
+function matrixBindings(matrix: MatrixRef, range: number, packing: Packing): Record<string, Operand> {
+  const bindings = { weight: { matrix, range }, matrix: { shape: matrix, range } };
+  if (!("group" in packing)) return bindings;
+  const scaled = { ...bindings, scales: { scales: matrix, range } };
+  return packing.permuted ? { ...scaled, perm: { perm: matrix, range } } : scaled;
 }
 
 function cacheBindings(layer: number): Record<string, Operand> {
   return { keys: { cache: "keys", layer }, values: { cache: "values", layer } };
-}
-
-/** Bytes of a matrix on the GPU, padding included. */
-export function matrixBytes(ref: MatrixRef, layout: WeightLayout): number {
-  return rowBytes(layout, ref.cols) * ref.rows * ref.parts;
 }
 
 /** A plan as text: a line per dispatch, with its slots. */

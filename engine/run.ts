@@ -52,6 +52,8 @@ export async function createRunner(
     if ("slot" in operand) buffer = slots[operand.slot];
     else if ("matrix" in operand) buffer = weights.matrix(operand.matrix)[operand.range]?.weight;
     else if ("shape" in operand) buffer = weights.matrix(operand.shape)[operand.range]?.shape;
+    else if ("scales" in operand) buffer = weights.matrix(operand.scales)[operand.range]?.scales;
+    else if ("perm" in operand) buffer = weights.matrix(operand.perm)[operand.range]?.perm;
     else if ("vector" in operand) buffer = weights.vector(operand.vector);
     else if ("cache" in operand) buffer = cache[operand.cache][operand.layer];
     else buffer = operand.shared === "rope" ? cache.rope : shared[operand.shared];

@@ -1,7 +1,7 @@
 /** Looks for weights that are not finite, on the GPU, while they are uploaded: no pass over them on the host. */
 
 import { foundBytes, scan } from "../kernels/scan.ts";
-import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import { type PlainLayout, rowBytes } from "../kernels/weights.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import { createPipelines } from "./pipelines.ts";
@@ -18,7 +18,7 @@ export interface NonFinite {
 
 export interface WeightScan {
   /** Scans a row range that was written, after what was submitted so far. */
-  add(ref: MatrixRef, range: RowRange, layout: WeightLayout, buffer: DeviceBuffer): Promise<void>;
+  add(ref: MatrixRef, range: RowRange, layout: PlainLayout, buffer: DeviceBuffer): Promise<void>;
   /** The first element that is not finite, in the order of `add`; undefined where all are. */
   first(): Promise<NonFinite | undefined>;
   dispose(): void;

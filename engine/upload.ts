@@ -1,11 +1,11 @@
 /** Checks a checkpoint's tensors against what a model asks for, and streams them to the GPU. */
 
-import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import { groupShift, type Packing, rowBytes, samePacking, scaleRowBytes, weightLayouts } from "../kernels/weights.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError, printable } from "./errors.ts";
-import type { PlainDType } from "./formats/plain.ts";
-import { isPackedAsStored, isPlain, packRows, plainBytes, plainLayout, toFloat32 } from "./formats/plain.ts";
+import type { MatrixFormat, MatrixSource, PackedRows } from "./formats/format.ts";
+import { type FloatTensor, floatTensor, plain, plainBytes, toFloat32 } from "./formats/plain.ts";
 import type { Architecture } from "./models/architecture.ts";
 import type { TensorInfo } from "./safetensors.ts";
 import { createScan } from "./scan.ts";
@@ -13,6 +13,7 @@ import {
   type MatrixRef,
   type RowRange,
   rowRanges,
+  storedRow,
   storedRows,
   type TensorNeed,
   type VectorRef,
@@ -21,13 +22,14 @@ import {
 
 const maxNamesShown = 20;
 
-/** A tensor that passed the checks. */
-type FloatTensor = TensorInfo & { readonly dtype: PlainDType };
-
 /** The checkpoint's tensors as the model will use them. */
 export interface CheckedWeights {
   readonly declared: ReadonlyMap<string, WeightRef>;
-  layout(ref: MatrixRef): WeightLayout;
+  /** How a matrix lies on the GPU. */
+  packing(ref: MatrixRef): Packing;
+  /** Where the rows of a matrix come from. */
+  source(need: TensorNeed): MatrixSource;
+  /** The tensor of a vector. */
   tensor(need: TensorNeed): FloatTensor;
   /** Parameters that the model uses. */
   readonly parameters: number;
@@ -36,6 +38,9 @@ export interface CheckedWeights {
   /** Tensors in the file that the model does not use. */
   readonly notes: readonly string[];
 }
+
+/** The on-disk encodings that are looked for, in this order. */
+const formats: readonly MatrixFormat[] = [plain];
 
 /**
  * Compares names, shapes and dtypes. Throws one PhiError "checkpoint" that names all the missing tensors, or all the
@@ -46,10 +51,15 @@ export function checkWeights(
   architecture: Architecture,
   declared: ReadonlyMap<string, WeightRef>,
 ): CheckedWeights {
-  const needs = [...declared.values()].flatMap((ref) => ref.tensors);
-  const missing = needs.filter(({ name }) => !checkpoint.tensors.has(name));
+  const { tensors } = checkpoint;
+  const refs = [...declared.values()];
+  const needs = refs.flatMap((ref) => ref.tensors.map((need) => ({ need, kind: ref.kind })));
+  const formatOf = (need: TensorNeed) => formats.find((format) => format.stores(tensors, need));
+  const missing = needs.filter(({ need, kind }) =>
+    kind === "matrix" ? formatOf(need) === undefined : !tensors.has(need.name),
+  );
   if (missing.length > 0) {
-    const names = list(missing.map(({ name, shape }) => `"${printable(name)}" [${shape.join(", ")}]`));
+    const names = list(missing.map(({ need }) => `"${printable(need.name)}" [${need.shape.join(", ")}]`));
     throw new PhiError(
       "checkpoint",
       `${printable(checkpoint.name)}: expected ${needs.length} tensors, got ${needs.length - missing.length}; missing: ${names}`,
@@ -57,21 +67,26 @@ export function checkWeights(
     );
   }
   const wrong: string[] = [];
-  const tensors = new Map<string, FloatTensor>();
-  for (const need of needs) {
-    const tensor = checkpoint.tensors.get(need.name);
-    if (tensor === undefined) continue;
-    const where = `${printable(tensor.file)}: tensor "${printable(need.name)}"`;
-    if (!isPlain(tensor.dtype)) wrong.push(`${where}: expected F32, F16 or BF16, got ${tensor.dtype}`);
-    else if (!hasShape(tensor, need)) {
-      const orMore = need.mayHaveMoreRows ? " or more rows" : "";
-      wrong.push(`${where}: expected [${need.shape.join(", ")}]${orMore}, got [${tensor.shape.join(", ")}]`);
-    } else tensors.set(need.name, { ...tensor, dtype: tensor.dtype });
+  const sources = new Map<string, MatrixSource>();
+  const vectors = new Map<string, FloatTensor>();
+  for (const { need, kind } of needs) {
+    const stored = tensors.get(need.name);
+    const opened =
+      kind === "matrix"
+        ? formatOf(need)?.open(tensors, need)
+        : stored === undefined
+          ? stored
+          : floatTensor(stored, need);
+    if (opened === undefined) throw new Error(`${need.name} is missing`);
+    if ("problem" in opened) wrong.push(opened.problem);
+    else if ("packing" in opened) sources.set(need.name, opened);
+    else vectors.set(need.name, opened);
   }
   if (wrong.length > 0) {
     throw new PhiError("checkpoint", list(wrong, "; "), ["Is this config.json from another checkpoint?"]);
   }
-  const surplus = [...checkpoint.tensors.keys()].filter((name) => !tensors.has(name));
+  const used = new Set([...vectors.keys(), ...[...sources.values()].flatMap((s) => s.tensors.map(({ name }) => name))]);
+  const surplus = [...tensors.keys()].filter((name) => !used.has(name));
   const deeper = surplus.filter(
     (name) => Number(architecture.layerPattern.exec(name)?.[1] ?? -1) >= architecture.layers,
   );
@@ -83,18 +98,25 @@ export function checkWeights(
       ["Is this config.json from another checkpoint?"],
     );
   }
-  const tensor = (need: TensorNeed): FloatTensor => {
-    const info = tensors.get(need.name);
-    if (info === undefined) throw new Error(`${need.name} was not declared`);
-    return info;
+  const known = <Found>(found: ReadonlyMap<string, Found>, { name }: TensorNeed): Found => {
+    const entry = found.get(name);
+    if (entry === undefined) throw new Error(`${name} was not declared`);
+    return entry;
   };
+  const source = (need: TensorNeed) => known(sources, need);
+  const tensor = (need: TensorNeed) => known(vectors, need);
   const count = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1);
   return {
     declared,
-    layout: (ref) => plainLayout(ref.tensors.map((need) => tensor(need).dtype)),
+    packing: (ref) => commonPacking(ref.tensors.map((need) => source(need).packing)),
+    source,
     tensor,
-    parameters: needs.reduce((sum, need) => sum + count(need.shape), 0),
-    storedBytes: needs.reduce((sum, need) => sum + count(need.shape) * plainBytes(tensor(need).dtype), 0),
+    parameters: needs.reduce((sum, { need }) => sum + count(need.shape), 0),
+    storedBytes: needs.reduce(
+      (sum, { need, kind }) =>
+        sum + (kind === "matrix" ? source(need).storedBytes : count(need.shape) * plainBytes(tensor(need).dtype)),
+      0,
+    ),
     notes:
       surplus.length === 0
         ? []
@@ -102,11 +124,9 @@ export function checkWeights(
   };
 }
 
-function hasShape(tensor: TensorInfo, need: TensorNeed): boolean {
-  return (
-    tensor.shape.length === need.shape.length &&
-    tensor.shape.every((n, i) => (i === 0 && need.mayHaveMoreRows ? n >= (need.shape[i] ?? 0) : n === need.shape[i]))
-  );
+/** The packing of matrices that are stacked: their own, or float32 where they differ. */
+function commonPacking([first, ...others]: readonly Packing[]): Packing {
+  return first !== undefined && others.every((other) => samePacking(first, other)) ? first : { layout: "f32" };
 }
 
 function list(items: readonly string[], separator = ", "): string {
@@ -117,8 +137,12 @@ function list(items: readonly string[], separator = ", "): string {
 /** A row range of a matrix on the GPU. */
 export interface GpuRange {
   readonly weight: DeviceBuffer;
-  /** Uniform { first, rows, rowsTotal, cols }: see kernels/weights/matrix.wgsl. */
+  /** Uniform { first, rows, rowsTotal, cols, groupShift }: see kernels/weights/matrix.wgsl. */
   readonly shape: DeviceBuffer;
+  /** Scales and zeros of a quantized weight: see kernels/weights/scales.wgsl. */
+  readonly scales?: DeviceBuffer;
+  /** The order of a permuted weight's columns: see kernels/activations/permuted.wgsl. */
+  readonly perm?: DeviceBuffer;
 }
 
 export interface GpuWeights {
@@ -126,7 +150,7 @@ export interface GpuWeights {
   vector(ref: VectorRef): DeviceBuffer;
 }
 
-const pieceBytes = 8 << 20; // read and written at a time: the host holds one piece
+const permutationBlock = weightLayouts.q4.blockCols;
 const flushBytes = 64 << 20; // a writeBuffer's staging memory is freed by the next finished submit
 
 function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: number | undefined, more = 0): never {
@@ -137,14 +161,19 @@ function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: nu
   );
 }
 
-/** Rows `first`, `first` + 2, … of rows of `rowBytes` bytes. */
-function everySecond(rows: Uint8Array, first: number, rowBytes: number): Uint8Array {
-  const out = new Uint8Array(rows.length / 2);
-  for (let at = 0; at < out.length; at += rowBytes) {
-    const from = 2 * at + first * rowBytes;
-    out.set(rows.subarray(from, from + rowBytes), at);
-  }
-  return out;
+/** Rows `first`, `first` + 2, … of some rows. */
+function everySecond({ rows, weight, scales }: PackedRows, first: number): PackedRows {
+  const count = Math.ceil((rows - first) / 2);
+  const pick = (bytes: Uint8Array): Uint8Array => {
+    const rowBytes = bytes.length / rows;
+    const out = new Uint8Array(count * rowBytes);
+    for (let row = 0; row < count; row++) {
+      const from = (2 * row + first) * rowBytes;
+      out.set(bytes.subarray(from, from + rowBytes), row * rowBytes);
+    }
+    return out;
+  };
+  return { rows: count, weight: pick(weight), ...(scales && { scales: pick(scales) }) };
 }
 
 interface UploadOptions {
@@ -169,12 +198,12 @@ export async function uploadWeights(
   let doneBytes = 0;
   let pendingBytes = 0;
   const ranges = [...weights.declared.values()].flatMap((ref) =>
-    ref.kind === "matrix" ? rowRanges(ref, weights.layout(ref), device.maxBindingBytes) : [],
+    ref.kind === "matrix" ? rowRanges(ref, weights.packing(ref), device.maxBindingBytes) : [],
   );
   const scan = allowNonFinite || device.isNull ? undefined : createScan(device, ranges.length);
 
-  async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
-    device.writeBuffer(buffer, offsetBytes, data);
+  async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array): Promise<void> {
+    device.writeBuffer(buffer, offsetBytes, data as Uint8Array<ArrayBuffer>);
     pendingBytes += data.byteLength;
     if (pendingBytes >= flushBytes) await flush();
   }
@@ -193,46 +222,66 @@ export async function uploadWeights(
     return bytes;
   }
 
-  /** The rows of a range to a buffer, packed: part after part. */
-  async function writeRows(ref: MatrixRef, range: RowRange, buffer: DeviceBuffer) {
-    const layout = weights.layout(ref);
-    const packedBytes = rowBytes(layout, ref.cols);
-    const writePart = async (part: number, partRow: number, dtype: PlainDType, stored: Uint8Array) => {
-      const asStored = isPackedAsStored(dtype, layout, ref.cols);
-      const packed = asStored ? stored : packRows(stored, dtype, layout, ref.cols);
-      const row = part * range.rows + partRow - range.firstRow;
-      await write(buffer, row * packedBytes, packed as Uint8Array<ArrayBuffer>);
-    };
+  /** Hands on the rows of a range in pieces of consecutive rows of a part, the first of them row `row` of the range's. */
+  async function eachPiece(
+    ref: MatrixRef,
+    range: RowRange,
+    take: (piece: PackedRows, row: number) => Promise<void>,
+  ): Promise<void> {
+    const packing = weights.packing(ref);
     for (const { need, first, rows, part, partRow } of storedRows(ref, range)) {
-      const tensor = weights.tensor(need);
-      const storedBytes = ref.cols * plainBytes(tensor.dtype);
-      // Of alternating rows an even number is read, so that each piece starts with the first part.
-      const rowsPerPiece = 2 * Math.max(1, Math.floor(pieceBytes / storedBytes / 2));
-      for (let row = 0; row < rows; row += rowsPerPiece) {
-        const count = Math.min(rowsPerPiece, rows - row);
-        const bytes = await read(tensor, (first + row) * storedBytes, count * storedBytes);
-        if (part !== "alternating") await writePart(part, partRow + row, tensor.dtype, bytes);
+      let before = 0;
+      const rowOf = (half: number, n: number) => half * range.rows + partRow + n - range.firstRow;
+      for await (const piece of weights.source(need).rows(read, first, rows, packing)) {
+        if (part !== "alternating") await take(piece, rowOf(part, before));
         else {
           for (const half of [0, 1]) {
-            await writePart(half, partRow + row / 2, tensor.dtype, everySecond(bytes, half, storedBytes));
+            await take(everySecond(piece, (before + half) % 2), rowOf(half, Math.ceil((before - half) / 2)));
           }
         }
+        before += piece.rows;
       }
     }
   }
 
+  async function uploadRange(ref: MatrixRef, range: RowRange, packing: Packing): Promise<GpuRange> {
+    const weightRow = rowBytes(packing.layout, ref.cols);
+    const scaleRow = scaleRowBytes(packing, ref.cols);
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
+    const rows = range.rows * ref.parts;
+    const weight = device.createBuffer(ref.key, rows * weightRow, usage);
+    const scales = scaleRow > 0 ? device.createBuffer(`${ref.key} scales`, rows * scaleRow, usage) : undefined;
+    await eachPiece(ref, range, async (piece, row) => {
+      await write(weight, row * weightRow, piece.weight);
+      if (scales !== undefined && piece.scales !== undefined) await write(scales, row * scaleRow, piece.scales);
+    });
+    const words = Uint32Array.of(range.firstRow, range.rows, ref.rows, ref.cols, groupShift(packing), 0, 0, 0);
+    const uniformUsage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+    const shape = device.createBuffer(`${ref.key} rows`, words.byteLength, uniformUsage);
+    device.writeBuffer(shape, 0, words);
+    if (!("group" in packing)) await scan?.add(ref, range, packing.layout, weight);
+    const perm = "group" in packing && packing.permuted ? await uploadPermutation(ref, range) : undefined;
+    return { weight, shape, ...(scales && { scales }), ...(perm && { perm }) };
+  }
+
+  /** The permutation of a range's columns, padded to whole blocks with columns that no input has. */
+  async function uploadPermutation(ref: MatrixRef, { firstRow }: RowRange): Promise<DeviceBuffer> {
+    const { need } = storedRow(ref, 0, firstRow);
+    const order = await weights.source(need).permutation?.(read);
+    if (order === undefined) throw new Error(`${ref.key} has no permutation`);
+    const padded = new Uint32Array(Math.ceil(ref.cols / permutationBlock) * permutationBlock).fill(0xffffffff);
+    padded.set(order);
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
+    const buffer = device.createBuffer(`${ref.key} perm`, padded.byteLength, usage);
+    device.writeBuffer(buffer, 0, padded);
+    return buffer;
+  }
+
   async function uploadMatrix(ref: MatrixRef): Promise<GpuRange[]> {
-    const layout = weights.layout(ref);
+    const packing = weights.packing(ref);
     const ranges: GpuRange[] = [];
-    for (const range of rowRanges(ref, layout, device.maxBindingBytes)) {
-      const partBytes = range.rows * rowBytes(layout, ref.cols);
-      const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
-      const weight = device.createBuffer(ref.key, partBytes * ref.parts, usage);
-      await writeRows(ref, range, weight);
-      const uniform = device.createBuffer(`${ref.key} rows`, 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
-      device.writeBuffer(uniform, 0, new Uint32Array([range.firstRow, range.rows, ref.rows, ref.cols]));
-      await scan?.add(ref, range, layout, weight);
-      ranges.push({ weight, shape: uniform });
+    for (const range of rowRanges(ref, packing, device.maxBindingBytes)) {
+      ranges.push(await uploadRange(ref, range, packing));
     }
     return ranges;
   }
@@ -264,13 +313,13 @@ export async function uploadWeights(
   const bad = await scan?.first();
   scan?.dispose();
   if (bad !== undefined) {
-    const tensor = weights.tensor(bad.need);
-    const bytes = plainBytes(tensor.dtype);
-    const [value] = toFloat32(
-      await read(tensor, (bad.row * (bad.need.shape[1] ?? 0) + bad.col) * bytes, bytes),
-      tensor.dtype,
-    );
-    refuseNonFinite(tensor, [bad.row, bad.col], value, bad.count - 1);
+    const { need, row, col, count } = bad;
+    const source = weights.source(need);
+    const [tensor] = source.tensors;
+    for await (const { weight } of source.rows(read, row, 1, { layout: "f32" })) {
+      const value = new DataView(weight.buffer, weight.byteOffset).getFloat32(col * 4, true);
+      if (tensor !== undefined) refuseNonFinite(tensor, [row, col], value, count - 1);
+    }
   }
   await checkpoint.assertUnchanged();
 

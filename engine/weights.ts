@@ -3,7 +3,7 @@
  * in the checkpoint; declaring costs nothing, so that missing and mis-shaped tensors are all known before any upload.
  */
 
-import { rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import { type Packing, rowBytes, scaleRowBytes } from "../kernels/weights.ts";
 
 /** A tensor of the checkpoint with the shape that the model expects. */
 export interface TensorNeed {
@@ -148,12 +148,39 @@ export interface RowRange {
   readonly rows: number;
 }
 
-/** Splits a matrix into row ranges of at most `maxBindingBytes`, as even as possible. */
-export function rowRanges(ref: MatrixRef, layout: WeightLayout, maxBindingBytes: number): readonly RowRange[] {
-  const rowsPerBinding = Math.floor(maxBindingBytes / (rowBytes(layout, ref.cols) * ref.parts));
-  const count = Math.ceil(ref.rows / Math.max(1, rowsPerBinding));
-  const rows = Math.ceil(ref.rows / count);
-  return Array.from({ length: count }, (_, i) => ({ firstRow: i * rows, rows: Math.min(rows, ref.rows - i * rows) }));
+/**
+ * Splits a matrix into row ranges of at most `maxBindingBytes`, as even as possible. A permuted matrix is split at its
+ * tensors too, as each has a permutation of its own.
+ */
+export function rowRanges(ref: MatrixRef, packing: Packing, maxBindingBytes: number): readonly RowRange[] {
+  const rowsPerBinding = Math.floor(maxBindingBytes / (rowBytes(packing.layout, ref.cols) * ref.parts));
+  const split = "group" in packing && packing.permuted && ref.parts === 1;
+  let firstRow = 0;
+  return (split ? rowsByTensor(ref) : [ref.rows]).flatMap((total) => {
+    const first = firstRow;
+    firstRow += total;
+    const count = Math.ceil(total / Math.max(1, rowsPerBinding));
+    const rows = Math.ceil(total / count);
+    return Array.from({ length: count }, (_, i) => ({
+      firstRow: first + i * rows,
+      rows: Math.min(rows, total - i * rows),
+    }));
+  });
+}
+
+/** Rows that come one after the other from the same tensor. */
+function rowsByTensor({ runs }: MatrixRef): readonly number[] {
+  const counts: number[] = [];
+  runs.forEach(({ need, rows }, i) => {
+    if (i > 0 && runs[i - 1]?.need === need) counts.push((counts.pop() ?? 0) + rows);
+    else counts.push(rows);
+  });
+  return counts;
+}
+
+/** Bytes of a matrix on the GPU, padding and scales included. */
+export function matrixBytes(ref: MatrixRef, packing: Packing): number {
+  return (rowBytes(packing.layout, ref.cols) + scaleRowBytes(packing, ref.cols)) * ref.rows * ref.parts;
 }
 
 /** Rows that lie one after the other in a tensor and, of each part, in the matrix. */

@@ -21,11 +21,11 @@ fn main(
   if (row >= matrix.rows) {
     return;
   }
-  let values = weightBlock(row * blocksPerRow() + block);
+  let values = weightBlock(row, block);
   for (var k = begin(); k < BLOCK; k++) {
     let column = block * BLOCK + k;
     if (column < matrix.cols) {
-      x[token * matrix.cols + column] = values[k / 4u][k % 4u];
+      x[token * matrix.cols + column] = values.scale * values.vecs[k / 4u][k % 4u];
     }
   }
 }

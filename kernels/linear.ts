@@ -12,6 +12,8 @@ export interface LinearShape {
   readonly cols: number;
   /** Rows of the output that this dispatch computes: the weight's row range. */
   readonly rangeRows: number;
+  /** The weight's columns are stored in another order, which a `perm` buffer gives. */
+  readonly permuted?: boolean | undefined;
 }
 
 const epilogues: Readonly<Record<Epilogue, readonly URL[]>> = {
@@ -23,11 +25,19 @@ const epilogues: Readonly<Record<Epilogue, readonly URL[]>> = {
   gated_silu: [new URL("./epilogues/gated_silu.wgsl", import.meta.url)],
 };
 
-const aligned = new URL("./activations/aligned.wgsl", import.meta.url);
-const ragged = new URL("./activations/ragged.wgsl", import.meta.url);
+const inputs = {
+  aligned: new URL("./activations/aligned.wgsl", import.meta.url),
+  ragged: new URL("./activations/ragged.wgsl", import.meta.url),
+  permuted: new URL("./activations/permuted.wgsl", import.meta.url),
+};
 
 /** The snippets of a linear: state, weight, input, epilogue. */
-export function linearSnippets({ layout, epilogue, cols }: LinearShape): readonly URL[] {
-  const input = cols % weightLayouts[layout].blockCols === 0 ? aligned : ragged;
-  return [stateSnippet, ...weightSnippets(layout), input, ...epilogues[epilogue]];
+export function linearSnippets({ layout, epilogue, cols, permuted }: LinearShape): readonly URL[] {
+  const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
+  return [stateSnippet, ...weightSnippets(layout), inputs[permuted ? "permuted" : order], ...epilogues[epilogue]];
+}
+
+/** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */
+export function linearVariant({ layout, epilogue, permuted }: LinearShape): string {
+  return `${layout}${permuted ? " permuted" : ""},${epilogue}`;
 }

@@ -1,5 +1,5 @@
 import type { Kernel } from "./kernel.ts";
-import { type LinearShape, linearSnippets } from "./linear.ts";
+import { type LinearShape, linearSnippets, linearVariant } from "./linear.ts";
 
 export interface MatmulTile {
   /** Threads in a workgroup, four rows each. */
@@ -11,7 +11,7 @@ export interface MatmulTile {
 /** y [seq, rows] = epilogue(x [seq, cols] · Wᵀ), W [rows, cols]: a linear for several tokens. */
 export function matmul(shape: LinearShape, { threads, quads }: MatmulTile): Kernel {
   return {
-    name: `matmul<${shape.layout},${shape.epilogue}>`,
+    name: `matmul<${linearVariant(shape)}>`,
     files: [new URL("./matmul.wgsl", import.meta.url), ...linearSnippets(shape)],
     constants: { THREADS: threads },
     tile: { QUADS: quads },

@@ -18,18 +18,23 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   var sums: array<array<mat4x4f, QUADS>, PARTS>;  // column: token, row: row
   for (var block = begin(); block < blocks; block++) {
     for (var p = 0u; p < PARTS; p++) {
-      let at = (min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(matrix.rows - 1u)) + vec4u(p * matrix.rows)) * blocks + vec4u(block);
-      let w0 = weightBlock(at.x);
-      let w1 = weightBlock(at.y);
-      let w2 = weightBlock(at.z);
-      let w3 = weightBlock(at.w);
+      let r = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(matrix.rows - 1u)) + vec4u(p * matrix.rows);
+      let w0 = weightBlock(r.x, block);
+      let w1 = weightBlock(r.y, block);
+      let w2 = weightBlock(r.z, block);
+      let w3 = weightBlock(r.w, block);
+      var sum = array<mat4x4f, QUADS>();  // written out: Mesa 25 forgets to clear an array that is declared in a loop
       for (var v = 0u; v < VECS; v++) {
-        let w = mat4x4f(w0[v], w1[v], w2[v], w3[v]);
+        let w = mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
         let vec = block * VECS + v;
         for (var q = 0u; q < QUADS; q++) {
           let t = min(vec4u(firstToken + q * 4u) + vec4u(0u, 1u, 2u, 3u), vec4u(state.seq - 1u));
-          sums[p][q] += mat4x4f(inputVec(t.x, vec) * w, inputVec(t.y, vec) * w, inputVec(t.z, vec) * w, inputVec(t.w, vec) * w);
+          sum[q] += mat4x4f(inputVec(t.x, vec) * w, inputVec(t.y, vec) * w, inputVec(t.z, vec) * w, inputVec(t.w, vec) * w);
         }
+      }
+      let scale = vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
+      for (var q = 0u; q < QUADS; q++) {
+        sums[p][q] += mat4x4f(sum[q][0] * scale, sum[q][1] * scale, sum[q][2] * scale, sum[q][3] * scale);
       }
     }
   }

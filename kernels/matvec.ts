@@ -1,5 +1,5 @@
 import { foldedGrid, type Kernel } from "./kernel.ts";
-import { type LinearShape, linearSnippets } from "./linear.ts";
+import { type LinearShape, linearSnippets, linearVariant } from "./linear.ts";
 
 export interface MatvecTile {
   /** Threads that share the columns of a row: a power of two. */
@@ -11,7 +11,7 @@ export interface MatvecTile {
 /** y [rows] = epilogue(W [rows, cols] · x [cols]): a linear for one token. */
 export function matvec(shape: LinearShape, { lanes, groups }: MatvecTile): Kernel {
   return {
-    name: `matvec<${shape.layout},${shape.epilogue}>`,
+    name: `matvec<${linearVariant(shape)}>`,
     files: [new URL("./matvec.wgsl", import.meta.url), ...linearSnippets(shape)],
     constants: { LANES: lanes, GROUPS: groups },
     tile: {},

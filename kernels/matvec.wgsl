@@ -26,14 +26,16 @@ fn main(
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
     for (var p = 0u; p < PARTS; p++) {
-      let at = (rows + vec4u(p * matrix.rows)) * blocks + vec4u(block);
-      let w0 = weightBlock(at.x);
-      let w1 = weightBlock(at.y);
-      let w2 = weightBlock(at.z);
-      let w3 = weightBlock(at.w);
+      let r = rows + vec4u(p * matrix.rows);
+      let w0 = weightBlock(r.x, block);
+      let w1 = weightBlock(r.y, block);
+      let w2 = weightBlock(r.z, block);
+      let w3 = weightBlock(r.w, block);
+      var sum: vec4f;
       for (var v = 0u; v < VECS; v++) {
-        sums[p] += inputVec(0u, block * VECS + v) * mat4x4f(w0[v], w1[v], w2[v], w3[v]);
+        sum += inputVec(0u, block * VECS + v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
       }
+      sums[p] += sum * vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
     }
   }
 

@@ -1,5 +1,5 @@
 import type { Kernel } from "./kernel.ts";
-import type { WeightLayout } from "./weights.ts";
+import type { PlainLayout } from "./weights.ts";
 
 /**
  * Bytes of the result: count of elements that are not finite, the complement of the first one's index, workgroups that
@@ -8,7 +8,7 @@ import type { WeightLayout } from "./weights.ts";
 export const foundBytes = 12;
 
 /** Bits of the exponent of an element, and elements in 32 bits. */
-const formats: Readonly<Record<WeightLayout, { readonly mask: number; readonly perWord: number }>> = {
+const formats: Readonly<Record<PlainLayout, { readonly mask: number; readonly perWord: number }>> = {
   f32: { mask: 0x7f800000, perWord: 1 },
   f16: { mask: 0x7c00, perWord: 2 },
   bf16: { mask: 0x7f80, perWord: 2 },
@@ -18,7 +18,7 @@ const lanes = 64;
 const maxWorkgroups = 2048; // fills any GPU, each thread then strides over the rest
 
 /** Counts the elements of `sizeBytes` packed bytes (a multiple of 16) that are NaN or infinite, and finds the first. */
-export function scan(layout: WeightLayout, sizeBytes: number): Kernel {
+export function scan(layout: PlainLayout, sizeBytes: number): Kernel {
   const { mask, perWord } = formats[layout];
   return {
     name: `scan<${layout}>`,

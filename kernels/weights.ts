@@ -1,7 +1,26 @@
 /** Packed layouts of a weight on the GPU: one WGSL snippet each, which reads one block of a row. */
 
 /** float32, IEEE float16 or bfloat16, in the bits of the checkpoint. */
-export type WeightLayout = "f32" | "f16" | "bf16";
+export type PlainLayout = "f32" | "f16" | "bf16";
+
+/** Integers of 4 or 8 bits: value = scale * (q - zero), with a float16 scale and an integer zero for each group. */
+export type QuantizedLayout = "q4" | "q8";
+
+export type WeightLayout = PlainLayout | QuantizedLayout;
+
+/** Consecutive columns that share a scale and a zero. */
+export const groupSizes = [32, 64, 128] as const;
+export type GroupSize = (typeof groupSizes)[number];
+
+/** How the rows of a matrix lie on the GPU. */
+export type Packing =
+  | { readonly layout: PlainLayout }
+  | {
+      readonly layout: QuantizedLayout;
+      readonly group: GroupSize;
+      /** The columns are stored in another order: column k belongs to input `perm[k]` (kernels/activations/permuted.wgsl). */
+      readonly permuted?: boolean;
+    };
 
 interface LayoutDescription {
   readonly snippet: URL;
@@ -14,17 +33,35 @@ export const weightLayouts: Readonly<Record<WeightLayout, LayoutDescription>> = 
   f32: { snippet: new URL("./weights/f32.wgsl", import.meta.url), blockCols: 8, bytesPerBlock: 32 },
   f16: { snippet: new URL("./weights/f16.wgsl", import.meta.url), blockCols: 8, bytesPerBlock: 16 },
   bf16: { snippet: new URL("./weights/bf16.wgsl", import.meta.url), blockCols: 8, bytesPerBlock: 16 },
+  q4: { snippet: new URL("./weights/q4.wgsl", import.meta.url), blockCols: 32, bytesPerBlock: 16 },
+  q8: { snippet: new URL("./weights/q8.wgsl", import.meta.url), blockCols: 32, bytesPerBlock: 32 },
 };
 
-/** Bytes of one row of `cols` columns, padding included. */
+/** Bytes of one row of `cols` columns, padding included; scales lie in a buffer of their own. */
 export function rowBytes(layout: WeightLayout, cols: number): number {
   const { blockCols, bytesPerBlock } = weightLayouts[layout];
   return Math.ceil(cols / blockCols) * bytesPerBlock;
+}
+
+/** Bytes of the scales and zeros of one row: a word for each group. */
+export function scaleRowBytes(packing: Packing, cols: number): number {
+  return "group" in packing ? 4 * Math.ceil(cols / packing.group) : 0;
+}
+
+/** Blocks that share a scale, as a power of two: what `matrix.groupShift` holds. */
+export function groupShift(packing: Packing): number {
+  return "group" in packing ? Math.log2(packing.group / weightLayouts[packing.layout].blockCols) : 0;
+}
+
+export function samePacking(a: Packing, b: Packing): boolean {
+  if (!("group" in a && "group" in b)) return a.layout === b.layout;
+  return a.layout === b.layout && a.group === b.group && (a.permuted ?? false) === (b.permuted ?? false);
 }
 
 const matrix = new URL("./weights/matrix.wgsl", import.meta.url);
 
 /** The snippets with which a kernel reads a weight of this layout, in row ranges. */
 export function weightSnippets(layout: WeightLayout): readonly URL[] {
-  return [weightLayouts[layout].snippet, matrix];
+  const scales = layout === "q4" || layout === "q8" ? [new URL("./weights/scales.wgsl", import.meta.url)] : [];
+  return [weightLayouts[layout].snippet, ...scales, matrix];
 }

@@ -1,11 +1,15 @@
 /** Weights as float32, float16 or bfloat16: they keep their bits on the GPU. */
 
-import { rowBytes, type WeightLayout } from "../../kernels/weights.ts";
+import { type PlainLayout, rowBytes } from "../../kernels/weights.ts";
+import { printable } from "../errors.ts";
+import type { TensorInfo } from "../safetensors.ts";
+import type { TensorNeed } from "../weights.ts";
+import { hasShape, type MatrixFormat, type MatrixSource, pieceBytes } from "./format.ts";
 
 /** The dtypes of safetensors that are read here. */
 export type PlainDType = "F32" | "F16" | "BF16";
 
-const layouts: Readonly<Record<PlainDType, WeightLayout>> = { F32: "f32", F16: "f16", BF16: "bf16" };
+const layouts: Readonly<Record<PlainDType, PlainLayout>> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
 export function isPlain(dtype: string): dtype is PlainDType {
   return dtype in layouts;
@@ -15,14 +19,8 @@ export function plainBytes(dtype: PlainDType): number {
   return dtype === "F32" ? 4 : 2;
 }
 
-/** The packed layout of a matrix made of tensors of these dtypes: their own, or float32 where they differ. */
-export function plainLayout(dtypes: readonly PlainDType[]): WeightLayout {
-  const first = dtypes[0] ?? "F32";
-  return dtypes.every((dtype) => dtype === first) ? layouts[first] : "f32";
-}
-
 /** float16 bits → number, exactly. */
-function fromHalf(bits: number): number {
+export function fromHalf(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;
@@ -45,18 +43,9 @@ export function toFloat32(bytes: Uint8Array, dtype: PlainDType): Float32Array<Ar
   return out;
 }
 
-/** Whether rows of this dtype lie in the packed layout exactly as in the file. */
-export function isPackedAsStored(dtype: PlainDType, layout: WeightLayout, cols: number): boolean {
-  return layouts[dtype] === layout && rowBytes(layout, cols) === cols * plainBytes(dtype);
-}
-
 /** Rows of a tensor → packed rows: converted to float32 where the layout is, padded with zeros to whole blocks. */
-export function packRows(
-  bytes: Uint8Array,
-  dtype: PlainDType,
-  layout: WeightLayout,
-  cols: number,
-): Uint8Array<ArrayBuffer> {
+function packRows(bytes: Uint8Array, dtype: PlainDType, layout: PlainLayout, cols: number): Uint8Array {
+  if (layouts[dtype] === layout && rowBytes(layout, cols) === cols * plainBytes(dtype)) return bytes; // as stored
   const stored = layouts[dtype] === layout ? bytes : new Uint8Array(toFloat32(bytes, dtype).buffer);
   const rows = bytes.byteLength / (cols * plainBytes(dtype));
   const from = stored.byteLength / rows;
@@ -64,4 +53,50 @@ export function packRows(
   const packed = new Uint8Array(rows * to);
   for (let row = 0; row < rows; row++) packed.set(stored.subarray(row * from, (row + 1) * from), row * to);
   return packed;
+}
+
+/** A tensor whose dtype the engine computes with. */
+export type FloatTensor = TensorInfo & { readonly dtype: PlainDType };
+
+/** A tensor as the model needs it, or what is wrong with it. */
+export function floatTensor(tensor: TensorInfo, need: TensorNeed): FloatTensor | { readonly problem: string } {
+  const where = `${printable(tensor.file)}: tensor "${printable(need.name)}"`;
+  if (!isPlain(tensor.dtype)) return { problem: `${where}: expected F32, F16 or BF16, got ${tensor.dtype}` };
+  if (!hasShape(tensor, need)) {
+    const orMore = need.mayHaveMoreRows ? " or more rows" : "";
+    return {
+      problem: `${where}: expected [${need.shape.join(", ")}]${orMore}, got [${tensor.shape.join(", ")}]`,
+    };
+  }
+  return { ...tensor, dtype: tensor.dtype };
+}
+
+/** A tensor of the matrix's own name, [rows, cols] row by row. */
+export const plain: MatrixFormat = {
+  stores: (tensors, need) => tensors.has(need.name),
+  open(tensors, need) {
+    const stored = tensors.get(need.name);
+    if (stored === undefined) throw new Error(`${need.name} is not stored`);
+    const tensor = floatTensor(stored, need);
+    return "problem" in tensor ? tensor : plainMatrix(tensor, need);
+  },
+};
+
+function plainMatrix(tensor: FloatTensor, need: TensorNeed): MatrixSource {
+  const [tensorRows = 0, cols = 0] = need.shape;
+  const storedRowBytes = cols * plainBytes(tensor.dtype);
+  return {
+    tensors: [tensor],
+    packing: { layout: layouts[tensor.dtype] },
+    storedBytes: tensorRows * storedRowBytes,
+    async *rows(read, firstRow, rows, as) {
+      if ("group" in as) throw new Error(`${need.name} is not stored as ${as.layout}`);
+      const most = Math.max(1, Math.floor(pieceBytes / storedRowBytes));
+      for (let row = firstRow; row < firstRow + rows; row += most) {
+        const count = Math.min(most, firstRow + rows - row);
+        const bytes = await read(tensor, row * storedRowBytes, count * storedRowBytes);
+        yield { rows: count, weight: packRows(bytes, tensor.dtype, as.layout, cols) };
+      }
+    },
+  };
 }

@@ -4,6 +4,7 @@ const BLOCK = 8u;
 
 @group(1) @binding(0) var<storage, read> weight: array<vec4f>;
 
-fn weightBlock(index: u32) -> array<vec4f, 2> {
-  return array<vec4f, 2>(weight[index * 2u], weight[index * 2u + 1u]);
+fn weightBlock(row: u32, block: u32) -> Block {
+  let at = 2u * (row * blocksPerRow() + block);
+  return Block(array<vec4f, 2>(weight[at], weight[at + 1u]), 1.0);
 }

@@ -6,11 +6,18 @@ struct Matrix {
   rows: u32,
   rowsTotal: u32,
   cols: u32,
+  groupShift: u32,  // 1 << groupShift blocks of a row share a scale; 0 where there are no scales
 }
 
 @group(1) @binding(1) var<uniform> matrix: Matrix;
 
 const VECS = BLOCK / 4u;  // vec4f in a block
+
+// BLOCK columns of a row: their values are scale * vecs. The scale is left to the kernel, which multiplies the sum.
+struct Block {
+  vecs: array<vec4f, VECS>,
+  scale: f32,
+}
 
 fn blocksPerRow() -> u32 {
   return (matrix.cols + BLOCK - 1u) / BLOCK;

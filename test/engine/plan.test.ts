@@ -51,7 +51,15 @@ function record(architecture: Architecture, kind: GraphKind) {
 function options(architecture: Architecture, kind: GraphKind, changes: Partial<PlanOptions> = {}): PlanOptions {
   const { rotary } = architecture.rope;
   const maxSeq = kind === "decode" ? 1 : 24;
-  return { maxSeq, layout: () => "f16", kv: "f32", rotary, maxBindingBytes: 128 << 20, tuning, ...changes };
+  return {
+    maxSeq,
+    packing: () => ({ layout: "f16" }),
+    kv: "f32",
+    rotary,
+    maxBindingBytes: 128 << 20,
+    tuning,
+    ...changes,
+  };
 }
 
 /** Terms, each a number: equal ones for equal operations on equal arguments. */
@@ -118,7 +126,7 @@ const keyOf = (operand: Operand | undefined): string | undefined =>
  * Runs a plan on terms: what each slot holds after the last step. Throws if a step reads what no one has written, reads
  * and writes one slot, or reads a result of which some row ranges are missing.
  */
-function runPlan(plan: Plan, { layout, maxBindingBytes }: PlanOptions, term: Term): ReadonlyMap<number, number> {
+function runPlan(plan: Plan, { packing, maxBindingBytes }: PlanOptions, term: Term): ReadonlyMap<number, number> {
   const slots = new Map<number, number>();
   const caches = new Map<number, number>();
   /** Row ranges so far of results that are not complete. */
@@ -154,7 +162,7 @@ function runPlan(plan: Plan, { layout, maxBindingBytes }: PlanOptions, term: Ter
       if (range !== 0) expect(pending.get(slot), label).toEqual({ result, ranges: range });
       slots.delete(slot);
       pending.set(slot, { result, ranges });
-      if (ranges === rowRanges(matrix, layout(matrix), maxBindingBytes).length) write(result);
+      if (ranges === rowRanges(matrix, packing(matrix), maxBindingBytes).length) write(result);
     };
     const weight = (): { matrix: MatrixRef; range: number } => {
       const [bound, shape] = [bindings.weight, bindings.matrix];
@@ -386,7 +394,7 @@ describe("row ranges", () => {
     "of [%i, %i], %i parts, %i bytes at most: in order, without gap or overlap",
     (rows, cols, parts, bytes) => {
       const matrix = ref(rows, cols, parts);
-      const ranges = rowRanges(matrix, "f16", bytes);
+      const ranges = rowRanges(matrix, { layout: "f16" }, bytes);
       let next = 0;
       for (const range of ranges) {
         expect(range.firstRow).toBe(next);

@@ -4,7 +4,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { loadModel, openFolder } from "../../engine/index.ts";
 import { createScan } from "../../engine/scan.ts";
 import { type MatrixRef, rowRanges, Weights } from "../../engine/weights.ts";
-import { rowBytes, type WeightLayout } from "../../kernels/weights.ts";
+import { type PlainLayout, rowBytes } from "../../kernels/weights.ts";
 import { testAdapter } from "../gpu.ts";
 import { kernelSetup, liveBuffers, packedWeight } from "../kernels/harness.ts";
 import { failure, tempFolder } from "./tempFolder.ts";
@@ -25,15 +25,15 @@ function matrix(rows: number, cols: number, parts: 1 | 2): MatrixRef {
 
 /** Scans a random matrix with these bits put at [row, col], in row ranges of at most `rangeBytes`. */
 async function find(
-  layout: WeightLayout,
+  layout: PlainLayout,
   ref: MatrixRef,
   put: readonly (readonly [row: number, col: number, bits: number])[],
   rangeBytes: number,
 ) {
   const { device } = await kernelSetup();
-  const packed = packedWeight(7, layout, ref.rows * ref.parts, ref.cols, "mixed");
+  const packed = packedWeight(7, { layout }, ref.rows * ref.parts, ref.cols, "mixed");
   const elementBytes = layout === "f32" ? 4 : 2;
-  const ranges = rowRanges(ref, layout, rangeBytes);
+  const ranges = rowRanges(ref, { layout }, rangeBytes);
   const scan = createScan(device, ranges.length);
   const buffers = [];
   for (const range of ranges) {

@@ -32,7 +32,7 @@ describe.each(cases)("%s", (_name, ref, stored) => {
 
   test.each([1, 2, 3, 100])("in ranges of %i rows", (rows) => {
     const found: string[] = new Array(stored.length).fill("");
-    for (const range of rowRanges(ref, "f32", rows * ref.parts * cols * 4)) {
+    for (const range of rowRanges(ref, { layout: "f32" }, rows * ref.parts * cols * 4)) {
       for (const run of storedRows(ref, range)) {
         for (let i = 0; i < run.rows; i++) {
           const [part, row] =

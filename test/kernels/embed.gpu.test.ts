@@ -1,10 +1,10 @@
 import { describe, expect, test } from "vitest";
 import { embed } from "../../kernels/embed.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
-import type { WeightLayout } from "../../kernels/weights.ts";
+import type { Packing } from "../../kernels/weights.ts";
 import { seededRandom } from "../reference/compare.ts";
 import * as reference from "../reference/ops.ts";
-import { broken, expectWithin, liveBuffers, packedWeight, runKernel, smallest } from "./harness.ts";
+import { broken, expectWithin, liveBuffers, packedWeight, runKernel, smallest, weightOperands } from "./harness.ts";
 
 const vocab = 67;
 /** The second range starts where no block of anything does. */
@@ -15,11 +15,13 @@ const ranges = [
 ] as const;
 const seqs = [1, 3, 64, 65];
 
-const cases: readonly { readonly layout: WeightLayout; readonly cols: number }[] = [
-  { layout: "f32", cols: 8 },
-  { layout: "f32", cols: 65 },
-  { layout: "f16", cols: 96 },
-  { layout: "bf16", cols: 63 },
+const cases: readonly { readonly packing: Packing; readonly cols: number }[] = [
+  { packing: { layout: "f32" }, cols: 8 },
+  { packing: { layout: "f32" }, cols: 65 },
+  { packing: { layout: "f16" }, cols: 96 },
+  { packing: { layout: "bf16" }, cols: 63 },
+  { packing: { layout: "q4", group: 64 }, cols: 100 },
+  { packing: { layout: "q8", group: 32 }, cols: 96 },
 ];
 
 /** Ids that hold the first and the last of each range, and repeat. */
@@ -29,8 +31,8 @@ function someIds(seq: number): number[] {
   return Array.from({ length: seq }, (_, i) => edges[i] ?? Math.floor(random() * vocab));
 }
 
-async function check(kernel: Kernel, layout: WeightLayout, cols: number, weightMode: "mixed" | "denormals") {
-  const weight = packedWeight(cols, layout, vocab, cols, weightMode);
+async function check(kernel: Kernel, packing: Packing, cols: number, weightMode: "mixed" | "denormals") {
+  const weight = packedWeight(cols, packing, vocab, cols, weightMode);
   for (const seq of seqs) {
     const ids = someIds(seq);
     const rows = reference.embed(weight.values, ids, { hidden: cols });
@@ -40,8 +42,7 @@ async function check(kernel: Kernel, layout: WeightLayout, cols: number, weightM
         { seq },
         {
           ids: Uint32Array.from(ids),
-          weight: weight.words(first, count),
-          matrix: Uint32Array.of(first, count, vocab, cols),
+          ...weightOperands({ weight, packing, cols }, { first, rows: count, rowsTotal: vocab }),
           x: { output: seq * cols },
         },
       );
@@ -56,16 +57,16 @@ async function check(kernel: Kernel, layout: WeightLayout, cols: number, weightM
 }
 
 describe("embed", () => {
-  test.each(cases)("$layout, $cols columns", async ({ layout, cols }) => {
-    await check(embed(layout, cols), layout, cols, "mixed");
-    await check(embed(layout, cols), layout, cols, "denormals");
+  test.each(cases)("$packing.layout, $cols columns", async ({ packing, cols }) => {
+    await check(embed(packing.layout, cols), packing, cols, "mixed");
+    await check(embed(packing.layout, cols), packing, cols, "denormals");
   });
 
   test("mistakes are found: the start of the range, the last column", async () => {
     const offset = await broken(embed("f32", 8), "ids[token] - matrix.first", "ids[token]");
-    await expect(check(offset, "f32", 8, "mixed")).rejects.toThrow(/elements differ/);
+    await expect(check(offset, { layout: "f32" }, 8, "mixed")).rejects.toThrow(/elements differ/);
     const short = await broken(embed("f32", 8), "column < matrix.cols", "column < matrix.cols - 1u");
-    await expect(check(short, "f32", 8, "mixed")).rejects.toThrow(/elements differ/);
+    await expect(check(short, { layout: "f32" }, 8, "mixed")).rejects.toThrow(/elements differ/);
   });
 
   test("no buffer is left", async () => expect(await liveBuffers()).toBe(0));

@@ -8,12 +8,14 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { onTestFinished } from "vitest";
 import { Device, type DeviceBuffer } from "../../engine/device.ts";
+import { packQuantized } from "../../engine/formats/quantized.ts";
 import { createPipelines, type Pipelines } from "../../engine/pipelines.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
-import { type WeightLayout, weightLayouts } from "../../kernels/weights.ts";
+import { groupShift, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
 import { testAdapter } from "../gpu.ts";
 import { coordinates, type NastyMode, randomValues } from "../reference/compare.ts";
 import { decodeHalves, encodeHalves, type Numbers } from "../reference/ops.ts";
+import { randomQuantized, valuesOf } from "../reference/quantized.ts";
 
 interface Setup {
   readonly device: Device;
@@ -178,19 +180,46 @@ export interface PackedWeight {
   readonly values: Float32Array;
   /** Words of the packed rows first … first + rows. */
   words(first: number, rows: number): Uint32Array<ArrayBuffer>;
+  /** Words of their scales and zeros; none in plain layouts. */
+  scales(first: number, rows: number): Uint32Array<ArrayBuffer>;
 }
 
-/** Random weights: rounded to the layout, each row padded with zeros to whole blocks. */
+/** The operands of group 1 for rows first … first + rows of each of `parts` parts. */
+export function weightOperands(
+  { weight, packing, cols }: { readonly weight: PackedWeight; readonly packing: Packing; readonly cols: number },
+  { first, rows, rowsTotal, parts = 1 }: { first: number; rows: number; rowsTotal: number; parts?: number },
+): Record<string, Operand> {
+  const starts = Array.from({ length: parts }, (_, part) => part * rowsTotal + first);
+  return {
+    weight: joined(...starts.map((start) => weight.words(start, rows))),
+    matrix: Uint32Array.of(first, rows, rowsTotal, cols, groupShift(packing)),
+    ...("group" in packing ? { scales: joined(...starts.map((start) => weight.scales(start, rows))) } : {}),
+  };
+}
+
+/** Random weights: rounded to the layout, each row padded to whole blocks; in quantized layouts random integers. */
 export function packedWeight(
   seed: number,
-  layout: WeightLayout,
+  packing: Packing,
   rows: number,
   cols: number,
   mode: NastyMode = "normal",
 ): PackedWeight {
+  const { layout } = packing;
+  if ("group" in packing) {
+    const matrix = randomQuantized(seed, packing.layout, { rows, cols, group: packing.group }, mode);
+    const { weight, scales } = packQuantized(packing.layout, matrix);
+    const part = (bytes: Uint8Array<ArrayBuffer>, stride: number) => (first: number, count: number) =>
+      new Uint32Array(bytes.slice(first * stride, (first + count) * stride).buffer);
+    return {
+      values: Float32Array.from(valuesOf(matrix)), // exact: 11 bits times 9 bits
+      words: part(weight, rowBytes(layout, cols)),
+      scales: part(scales, scaleRowBytes(packing, cols)),
+    };
+  }
   const raw = randomValues(seed, rows * cols, mode);
-  const halves = layout === "f32" ? undefined : encodeHalves(raw, layout);
-  const values = halves === undefined || layout === "f32" ? raw : decodeHalves(halves, layout);
+  const halves = packing.layout === "f32" ? undefined : encodeHalves(raw, packing.layout);
+  const values = halves === undefined || packing.layout === "f32" ? raw : decodeHalves(halves, packing.layout);
   const { blockCols } = weightLayouts[layout];
   const stride = Math.ceil(cols / blockCols) * blockCols;
   const packed = halves === undefined ? new Float32Array(rows * stride) : new Uint16Array(rows * stride);
@@ -202,6 +231,7 @@ export function packedWeight(
       const part = packed.slice(first * stride, (first + count) * stride);
       return new Uint32Array(part.buffer);
     },
+    scales: () => new Uint32Array(),
   };
 }
 

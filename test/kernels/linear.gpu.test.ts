@@ -1,29 +1,35 @@
 /** matvec and matmul: every weight layout with every epilogue, over ragged sizes, row ranges and both kinds of tile. */
 import { describe, expect, test } from "vitest";
 import type { Kernel } from "../../kernels/kernel.ts";
-import type { Epilogue } from "../../kernels/linear.ts";
+import type { Epilogue, LinearShape } from "../../kernels/linear.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { matvec } from "../../kernels/matvec.ts";
-import type { WeightLayout } from "../../kernels/weights.ts";
+import type { Packing } from "../../kernels/weights.ts";
 import { type NastyMode, randomValues } from "../reference/compare.ts";
 import * as reference from "../reference/ops.ts";
 import {
   broken,
   expectWithin,
-  joined,
   liveBuffers,
   type Operand,
   packedWeight,
   runKernel,
   smallest,
   u,
+  weightOperands,
 } from "./harness.ts";
 
-const layouts: readonly WeightLayout[] = ["f32", "f16", "bf16"];
+const packings: readonly Packing[] = [
+  { layout: "f32" },
+  { layout: "f16" },
+  { layout: "bf16" },
+  { layout: "q4", group: 32 },
+  { layout: "q8", group: 64 },
+];
 const epilogues: readonly Epilogue[] = ["none", "bias", "residual", "bias_residual", "bias_gelu", "gated_silu"];
 
 interface LinearCase {
-  readonly layout: WeightLayout;
+  readonly packing: Packing;
   readonly epilogue: Epilogue;
   readonly rows: number;
   readonly cols: number;
@@ -35,13 +41,13 @@ interface LinearCase {
 }
 
 /** Each layout with each epilogue; sizes, tiles and weights take turns. */
-const cases: readonly LinearCase[] = layouts.flatMap((layout, l) =>
+const cases: readonly LinearCase[] = packings.flatMap((packing, l) =>
   epilogues.map((epilogue, e) => {
     const i = l * epilogues.length + e;
     const rows = [65, 130, 63, 1][i % 4] ?? 1;
     const ranges = rows === 1 ? ([[0, 1]] as const) : ([[0, rows], [0, 33], [33, rows - 33]] as const); // biome-ignore format: a list
     return {
-      layout,
+      packing,
       epilogue,
       rows,
       cols: [65, 8, 63, 96, 576][i % 5] ?? 8,
@@ -121,9 +127,9 @@ function linearReference(
 type Recipe = (rangeRows: number) => Kernel | Promise<Kernel>;
 
 async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe): Promise<void> {
-  const { layout, epilogue, rows, cols, weights, ranges } = one;
+  const { packing, epilogue, rows, cols, weights, ranges } = one;
   const parts = epilogue === "gated_silu" ? 2 : 1;
-  const weight = packedWeight(rows + cols, layout, parts * rows, cols, weights);
+  const weight = packedWeight(rows + cols, packing, parts * rows, cols, weights);
   const bias = randomValues(rows, rows, "outliers");
   for (const [seq, mode] of calls) {
     const x = randomValues(seq + cols, seq * cols, mode);
@@ -133,8 +139,7 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
       const kernel = await recipe(count);
       const operands: Record<string, Operand> = {
         x,
-        weight: joined(...Array.from({ length: parts }, (_, part) => weight.words(part * rows + first, count))),
-        matrix: Uint32Array.of(first, count, rows, cols),
+        ...weightOperands({ weight, packing, cols }, { first, rows: count, rowsTotal: rows, parts }),
         ...(epilogue.startsWith("bias") ? { bias: { vector: bias } } : {}),
         ...(epilogue.endsWith("residual") ? { residual } : {}),
       };
@@ -153,21 +158,28 @@ const matvecTiles = { software: { lanes: 1, groups: 16 }, gpu: { lanes: 32, grou
 /** One quad where it is about layouts and epilogues: lavapipe compiles four of them for more than ten seconds. */
 const matmulTiles = { software: { threads: 16, quads: 1 }, gpu: { threads: 64, quads: 2 } };
 
+const shapeOf = ({ packing, epilogue, cols }: LinearCase, rangeRows: number): LinearShape => ({
+  layout: packing.layout,
+  epilogue,
+  cols,
+  rangeRows,
+});
+
 const matvecRecipe =
   (one: LinearCase): Recipe =>
   (rangeRows) =>
-    matvec({ ...one, rangeRows }, matvecTiles[one.tile]);
+    matvec(shapeOf(one, rangeRows), matvecTiles[one.tile]);
 
 const matmulRecipe =
   (one: LinearCase): Recipe =>
   (rangeRows) =>
-    matmul({ ...one, rangeRows }, matmulTiles[one.tile]);
+    matmul(shapeOf(one, rangeRows), matmulTiles[one.tile]);
 
-const title = "$layout, $epilogue, $rows rows, $cols columns, $tile tile, $weights weights";
+const title = "$packing.layout, $epilogue, $rows rows, $cols columns, $tile tile, $weights weights";
 
 /** A case small and plain enough that a mistake in it is not hidden by anything. */
 const plain: LinearCase = {
-  layout: "bf16",
+  packing: { layout: "bf16" },
   epilogue: "none",
   rows: 65,
   cols: 63,
@@ -190,7 +202,7 @@ describe("matvec", () => {
 
   test("more rows than a grid has workgroups in one dimension", async () => {
     const one = { ...plain, rows: 300_001, cols: 8, ranges: [[0, 300_001]] } as const;
-    await check(one, [[1, "normal"]], (rangeRows) => matvec({ ...one, rangeRows }, { lanes: 1, groups: 1 }));
+    await check(one, [[1, "normal"]], (rangeRows) => matvec(shapeOf(one, rangeRows), { lanes: 1, groups: 1 }));
   });
 
   test("mistakes are found: the last block, the start of the range, the last row, a lane's share", async () => {
@@ -213,8 +225,8 @@ describe("matmul", () => {
   });
 
   test("a tile of sixteen tokens", async () => {
-    const one: LinearCase = { ...plain, layout: "f16", cols: 65, ranges: [[0, 65]] };
-    await check(one, matmulCalls, (rangeRows) => matmul({ ...one, rangeRows }, { threads: 16, quads: 4 }));
+    const one: LinearCase = { ...plain, packing: { layout: "f16" }, cols: 65, ranges: [[0, 65]] };
+    await check(one, matmulCalls, (rangeRows) => matmul(shapeOf(one, rangeRows), { threads: 16, quads: 4 }));
   });
 
   test("mistakes are found: the last block, the last token, the bias", async () => {

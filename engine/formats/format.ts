@@ -1,0 +1,55 @@
+/**
+ * What an on-disk encoding of weights provides. The encoding is chosen for each matrix, as files hold several (a head
+ * that was left unquantized, say), and every one gives its rows in a packed layout of `kernels/weights.ts`.
+ */
+
+import type { Packing } from "../../kernels/weights.ts";
+import type { TensorInfo } from "../safetensors.ts";
+import type { TensorNeed } from "../weights.ts";
+
+/** Reads bytes of a tensor; counts them for the progress. The bytes are the caller's until its next read. */
+export type ReadTensor = (tensor: TensorInfo, offsetBytes: number, lengthBytes: number) => Promise<Uint8Array>;
+
+/** Consecutive rows as they lie on the GPU. */
+export interface PackedRows {
+  readonly rows: number;
+  /** rowBytes(layout, cols) for each row. */
+  readonly weight: Uint8Array;
+  /** scaleRowBytes(packing, cols) for each row; none in plain layouts. */
+  readonly scales?: Uint8Array;
+}
+
+/** A matrix [rows, cols] in the files. */
+export interface MatrixSource {
+  /** The tensors that it is made of. */
+  readonly tensors: readonly TensorInfo[];
+  /** The packing that keeps what is stored. */
+  readonly packing: Packing;
+  /** Bytes that are read for the rows that the model uses. */
+  readonly storedBytes: number;
+  /**
+   * Rows firstRow … firstRow + rows - 1 in order, some MiB at a time, in the source's own packing or as float32 (where
+   * it is stacked with matrices of another one). Throws a PhiError "checkpoint" for contents that the format does not have.
+   */
+  rows(read: ReadTensor, firstRow: number, rows: number, as: Packing): AsyncIterable<PackedRows>;
+  /** The input that each stored column belongs to [cols], where the packing is permuted. */
+  permutation?(read: ReadTensor): Promise<Uint32Array<ArrayBuffer>>;
+}
+
+export interface MatrixFormat {
+  /** Whether the files store this matrix in the format. */
+  stores(tensors: ReadonlyMap<string, TensorInfo>, need: TensorNeed): boolean;
+  /** The matrix, or what is wrong with its tensors, as `<file>: tensor "<name>": expected <x>, got <y>`. */
+  open(tensors: ReadonlyMap<string, TensorInfo>, need: TensorNeed): MatrixSource | { readonly problem: string };
+}
+
+/** Bytes that a source reads and gives at a time, about. */
+export const pieceBytes = 8 << 20;
+
+/** Whether a tensor has the shape that the model expects; extra rows are allowed where `need` says so. */
+export function hasShape(tensor: TensorInfo, need: TensorNeed): boolean {
+  return (
+    tensor.shape.length === need.shape.length &&
+    tensor.shape.every((n, i) => (i === 0 && need.mayHaveMoreRows ? n >= (need.shape[i] ?? 0) : n === need.shape[i]))
+  );
+}
