@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
       let w1 = weightBlock(r.y, block);
       let w2 = weightBlock(r.z, block);
       let w3 = weightBlock(r.w, block);
-      var sum = array<mat4x4f, QUADS>();  // written out: Mesa 25 forgets to clear an array that is declared in a loop
+      var sum = array<mat4x4f, QUADS>();  // written out, see CONTRIBUTING.md: else it would keep its value
       for (var v = 0u; v < VECS; v++) {
         let w = mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
         let vec = block * VECS + v;

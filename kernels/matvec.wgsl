@@ -31,7 +31,7 @@ fn main(
       let w1 = weightBlock(r.y, block);
       let w2 = weightBlock(r.z, block);
       let w3 = weightBlock(r.w, block);
-      var sum: vec4f;
+      var sum = vec4f();  // written out, see CONTRIBUTING.md: else it would keep its value
       for (var v = 0u; v < VECS; v++) {
         sum += inputVec(0u, block * VECS + v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
       }
