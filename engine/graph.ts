@@ -3,6 +3,7 @@
  * `plan.ts` turns the record into dispatches. Plain data: no device, no kernels.
  */
 
+import type { Visible } from "../kernels/attention.ts";
 import type { MatrixRef, VectorRef } from "./weights.ts";
 
 /** How many rows a value has: one per token of the call, or one in all. */
@@ -22,7 +23,7 @@ export interface HeadGeometry {
 }
 
 export type Node = { readonly label: string; readonly out: Value } & (
-  | { readonly op: "embed"; readonly weight: MatrixRef }
+  | { readonly op: "embed"; readonly weight: MatrixRef; readonly scale: number }
   | { readonly op: "lastRow"; readonly x: Value }
   | { readonly op: "rmsNorm"; readonly x: Value; readonly gain: VectorRef; readonly eps: number }
   | {
@@ -45,6 +46,8 @@ export type Node = { readonly label: string; readonly out: Value } & (
   | { readonly op: "linear"; readonly x: Value; readonly weight: MatrixRef; readonly bias: VectorRef | undefined }
   | { readonly op: "geluNew"; readonly x: Value }
   | { readonly op: "gatedSilu"; readonly x: Value }
+  | { readonly op: "gegelu"; readonly x: Value; readonly limit: number }
+  | { readonly op: "scaleMask"; readonly x: Value; readonly scale: number; readonly mask: VectorRef }
   | { readonly op: "add"; readonly a: Value; readonly b: Value }
   | { readonly op: "ropeAppend"; readonly x: Value; readonly heads: HeadGeometry; readonly layer: number }
   | {
@@ -53,7 +56,7 @@ export type Node = { readonly label: string; readonly out: Value } & (
       readonly heads: HeadGeometry;
       readonly layer: number;
       readonly scale: number;
-      readonly window: number | undefined;
+      readonly visible: Visible;
     }
 );
 

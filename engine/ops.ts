@@ -1,12 +1,15 @@
 /** The operations that a model is written in. Each records one node and returns its value. */
 
+import type { Visible } from "../kernels/attention.ts";
 import type { Graph, HeadGeometry, Value } from "./graph.ts";
 import type { MatrixRef, VectorRef } from "./weights.ts";
 
-/** Rows of the token embedding [vocab, hidden], by the ids of the call: [seq, hidden]. */
-export function embed(g: Graph, weight: MatrixRef): Value {
+export type { Visible } from "../kernels/attention.ts";
+
+/** Rows of the token embedding [vocab, hidden], by the ids of the call, times `scale`: [seq, hidden]. */
+export function embed(g: Graph, weight: MatrixRef, scale = 1): Value {
   const out = g.value(g.kind === "decode" ? 1 : "seq", weight.cols);
-  g.nodes.push({ op: "embed", label: g.label(weight.leaf), weight, out });
+  g.nodes.push({ op: "embed", label: g.label(weight.leaf), weight, scale, out });
   return out;
 }
 
@@ -66,6 +69,23 @@ export function gatedSilu(g: Graph, x: Value): Value {
   return out;
 }
 
+/**
+ * Phi-3-small's gated GELU, a * sigmoid(1.702 a) * (b + 1) for x = [a | b], after a was clamped to at most `limit` and b
+ * to ±limit: [rows, 2 ffn] → [rows, ffn].
+ */
+export function gegelu(g: Graph, x: Value, limit: number): Value {
+  const out = g.value(x.rows, x.cols / 2);
+  g.nodes.push({ op: "gegelu", label: g.label("gegelu"), x, limit, out });
+  return out;
+}
+
+/** scale * x + mask, column by column: the most negative float32 in `mask` is the result there. */
+export function scaleMask(g: Graph, x: Value, scale: number, mask: VectorRef): Value {
+  const out = g.value(x.rows, x.cols);
+  g.nodes.push({ op: "scaleMask", label: g.label("mask"), x, scale, mask, out });
+  return out;
+}
+
 /** a + b. */
 export function add(g: Graph, a: Value, b: Value): Value {
   const out = g.value(a.rows, a.cols);
@@ -86,9 +106,10 @@ export function attention(
   x: Value,
   heads: HeadGeometry,
   layer: number,
-  { scale, window }: { scale: number; window: number | undefined },
+  scale: number,
+  visible: Visible,
 ): Value {
   const out = g.value(x.rows, heads.heads * heads.headDim);
-  g.nodes.push({ op: "attention", label: g.label("attention"), x, heads, layer, scale, window, out });
+  g.nodes.push({ op: "attention", label: g.label("attention"), x, heads, layer, scale, visible, out });
   return out;
 }

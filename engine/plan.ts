@@ -84,11 +84,22 @@ interface FusedLinear {
   readonly weight: MatrixRef;
   readonly bias: VectorRef | undefined;
   readonly epilogue: Epilogue;
+  /** Values of the epilogue's overrides. */
+  readonly constants: Readonly<Record<string, number>> | undefined;
+  readonly mask: VectorRef | undefined;
   readonly residual: Value | undefined;
   readonly out: Value;
 }
 
-type PlannedNode = Exclude<Node, { op: "linear" | "add" | "geluNew" | "gatedSilu" }> | FusedLinear;
+/** What has no kernel and must follow a linear. */
+const fusedOps = ["add", "geluNew", "gatedSilu", "gegelu", "scaleMask"] as const;
+type FusedOp = (typeof fusedOps)[number];
+
+function isFusedNode(node: Node): node is Extract<Node, { op: FusedOp }> {
+  return fusedOps.some((name) => name === node.op);
+}
+
+type PlannedNode = Exclude<Node, { op: "linear" | FusedOp }> | FusedLinear;
 
 /** Folds the activation or the residual addition that follows each linear into it. */
 function fuse(graph: Graph, keep: ReadonlySet<number>): readonly PlannedNode[] {
@@ -108,7 +119,7 @@ function fuse(graph: Graph, keep: ReadonlySet<number>): readonly PlannedNode[] {
       if (next !== undefined && fused.out.id === next.out.id) absorbed.add(next);
       planned.push(fused);
       computed.add(fused.out.id);
-    } else if (node.op === "add" || node.op === "geluNew" || node.op === "gatedSilu") {
+    } else if (isFusedNode(node)) {
       throw new Error(`plan: ${node.label} does not directly follow a linear, and has no kernel of its own`);
     } else {
       planned.push(node);
@@ -124,12 +135,19 @@ function fuseLinear(
   computed: ReadonlySet<number>,
 ): FusedLinear {
   const { label, x, weight, bias } = node;
-  const fused = { op: "fusedLinear" as const, label, x, weight, bias };
+  const none = { constants: undefined, mask: undefined, residual: undefined };
+  const fused = { op: "fusedLinear" as const, label, x, weight, bias, ...none };
   if (next?.op === "gatedSilu" && weight.parts === 2 && bias === undefined) {
-    return { ...fused, epilogue: "gated_silu", residual: undefined, out: next.out };
+    return { ...fused, epilogue: "gated_silu", out: next.out };
+  }
+  if (next?.op === "gegelu" && weight.parts === 2 && bias !== undefined) {
+    return { ...fused, epilogue: "bias_gegelu", constants: { LIMIT: next.limit }, out: next.out };
   }
   if (next?.op === "geluNew" && bias !== undefined) {
-    return { ...fused, epilogue: "bias_gelu", residual: undefined, out: next.out };
+    return { ...fused, epilogue: "bias_gelu", out: next.out };
+  }
+  if (next?.op === "scaleMask" && weight.parts === 1 && bias === undefined) {
+    return { ...fused, epilogue: "scale_mask", constants: { SCALE: next.scale }, mask: next.mask, out: next.out };
   }
   if (next?.op === "add") {
     const residual = next.a.id === node.out.id ? next.b : next.a;
@@ -138,7 +156,7 @@ function fuseLinear(
     }
   }
   if (weight.parts !== 1) throw new Error(`plan: ${label} has two parts and nothing that joins them`);
-  return { ...fused, epilogue: bias === undefined ? "none" : "bias", residual: undefined, out: node.out };
+  return { ...fused, epilogue: bias === undefined ? "none" : "bias", out: node.out };
 }
 
 function plannedInputs(node: PlannedNode): readonly Value[] {
@@ -221,7 +239,7 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
     case "embed": {
       const packing = options.packing(node.weight);
       if ("group" in packing && packing.permuted) throw new Error(`plan: ${label} takes no permuted columns`);
-      const kernel = embed(packing.layout, node.weight.cols);
+      const kernel = embed(packing.layout, node.weight.cols, node.scale);
       return ranges(node.weight).map((_, range) => ({
         label,
         kernel,
@@ -260,7 +278,7 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
       });
     case "attention": {
       const tile = maxSeq === 1 ? tuning.decodeAttention : tuning.prefillAttention;
-      const kernel = attention({ ...node.heads, kv }, node.scale, node.window, tile);
+      const kernel = attention({ ...node.heads, kv }, node.scale, node.visible, tile);
       return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) });
     }
     case "fusedLinear":
@@ -280,11 +298,11 @@ function planLinear(
   slot: (value: Value) => Operand,
   options: PlanOptions,
 ): Step {
-  const { weight, epilogue } = node;
+  const { weight, epilogue, constants } = node;
   const { tuning } = options;
   const packing = options.packing(weight);
   const permuted = "group" in packing && packing.permuted;
-  const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted };
+  const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted, constants };
   return {
     label: node.label,
     kernel: node.x.rows === 1 ? matvec(shape, tuning.matvec) : matmul(shape, tuning.matmul),
@@ -294,6 +312,7 @@ function planLinear(
       y: slot(node.out),
       ...matrixBindings(weight, range, packing),
       ...(node.bias === undefined ? {} : { bias: { vector: node.bias } }),
+      ...(node.mask === undefined ? {} : { mask: { vector: node.mask } }),
       ...(node.residual === undefined ? {} : { residual: slot(node.residual) }),
     },
     flopsPerToken: 2 * rangeRows * weight.parts * weight.cols,

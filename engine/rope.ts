@@ -12,25 +12,41 @@ export interface RopeSpec {
   /** Dimensions of a head that are rotated, from the first. */
   readonly rotary: number;
   readonly theta: number;
+  /** Positions are divided by this. */
+  readonly positionScale: number;
   /** longrope: `short` for sequences of up to `originalPositions` tokens, `long` for longer ones, for all positions. */
   readonly longrope:
     | { readonly originalPositions: number; readonly short: RopeScale; readonly long: RopeScale }
     | undefined;
 }
 
+/** Keys of config.json where they are not those of Hugging Face's own models. */
+export interface RopeNames {
+  readonly theta: string;
+  /** The base where the config gives none. */
+  readonly fallback: number;
+  readonly scale?: string;
+}
+
 export type RopeRegime = "short" | "long";
 
 /**
  * Reads the old keys (`rope_theta`, `rope_scaling`, `partial_rotary_factor`) or the newer `rope_parameters`, which holds
- * all three and wins. Only plain rotation and longrope (also under its first name, `su`) are published for Phi; any other
+ * all three and wins; `names` are the config's own for the base and for what positions are divided by. Only plain rotation and longrope (also under its first name, `su`) are published for Phi; any other
  * type is refused by name. The scaling of cos and sin is sqrt(1 + ln(s) / ln(original)), s = max / original positions
  * (Ding et al. 2024, arXiv 2402.13753; Hugging Face transformers, modeling_rope_utils).
  */
-export function readRope(config: ConfigReader, headDim: number, defaultPartial: number): RopeSpec {
+export function readRope(
+  config: ConfigReader,
+  headDim: number,
+  defaultPartial: number,
+  names: RopeNames = { theta: "rope_theta", fallback: 10000 },
+): RopeSpec {
   const parameters = config.object("rope_parameters");
   const scaling = parameters ?? config.object("rope_scaling");
   const holder = (key: string) => (parameters?.has(key) ? parameters : config);
-  const theta = holder("rope_theta").number("rope_theta", { above: 0, max: 1e12, fallback: 10000 });
+  const theta = holder(names.theta).number(names.theta, { above: 0, max: 1e12, fallback: names.fallback });
+  const positionScale = names.scale === undefined ? 1 : config.number(names.scale, { above: 0, max: 1e6, fallback: 1 });
   const partial = holder("partial_rotary_factor").number("partial_rotary_factor", {
     above: 0,
     max: 1,
@@ -43,7 +59,7 @@ export function readRope(config: ConfigReader, headDim: number, defaultPartial: 
 
   const typeKey = scaling?.has("rope_type") ? "rope_type" : "type";
   const type = scaling?.oneOf(typeKey, ["default", "longrope", "su"], "default") ?? "default";
-  if (scaling === undefined || type === "default") return { rotary, theta, longrope: undefined };
+  if (scaling === undefined || type === "default") return { rotary, theta, positionScale, longrope: undefined };
 
   const key = "original_max_position_embeddings";
   const maxPositions = config.integer("max_position_embeddings", { min: 1, max: 2 ** 31 - 1 });
@@ -65,6 +81,7 @@ export function readRope(config: ConfigReader, headDim: number, defaultPartial: 
   return {
     rotary,
     theta,
+    positionScale,
     longrope: {
       originalPositions: original,
       short: scale("short_factor", "short_mscale"),
@@ -95,7 +112,7 @@ export function ropeTable(
   let at = 0;
   for (let position = firstPosition; position < positions; position++) {
     for (const frequency of frequencies) {
-      const angle = position * frequency;
+      const angle = (position / spec.positionScale) * frequency;
       table[at++] = Math.cos(angle) * magnitude;
       table[at++] = Math.sin(angle) * magnitude;
     }

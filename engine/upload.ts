@@ -288,7 +288,7 @@ export async function uploadWeights(
 
   async function uploadVector(ref: VectorRef): Promise<DeviceBuffer> {
     const buffer = device.createBuffer(ref.key, ref.length * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
-    const vector = new Float32Array(ref.length);
+    const vector = Float32Array.from(ref.values ?? new Float32Array(ref.length));
     let at = 0;
     for (const { need, first, rows } of ref.runs) {
       const tensor = weights.tensor(need);

@@ -48,6 +48,8 @@ export interface VectorRef extends StoredOrder {
   readonly key: string;
   readonly leaf: string;
   readonly length: number;
+  /** What it holds where that comes from config.json and no tensor has it. */
+  readonly values: readonly number[] | undefined;
 }
 
 /** How a single tensor's rows are ordered, where not as they are stored. */
@@ -128,7 +130,13 @@ export class Weights {
     const needs = list.map(([name, n]) => ({ name: this.#prefix + name, shape: [n], mayHaveMoreRows }));
     const key = needs.map((need) => need.name).join("+");
     const leaf = this.#leaf(list[0]?.[0] ?? "");
-    return this.#declare({ kind: "vector", key, leaf, ...storedOrder(needs, options), length });
+    return this.#declare({ kind: "vector", key, leaf, ...storedOrder(needs, options), length, values: undefined });
+  }
+
+  /** A vector of given numbers. */
+  constant(name: string, values: readonly number[]): VectorRef {
+    const key = this.#prefix + name;
+    return this.#declare({ kind: "vector", key, leaf: name, ...storedOrder([]), length: values.length, values });
   }
 
   #leaf(name: string): string {

@@ -60,18 +60,44 @@ export function ropeAppend(shape: KvShape, rotary: number): Kernel {
   };
 }
 
-/** o [seq, heads * headDim] from q and the cache; a query at i sees keys j with 0 <= i - j < window. */
-export function attention(shape: KvShape, scale: number, window: number | undefined, tile: AttentionTile): Kernel {
+/** Which of the keys before it a query sees: all, those within a window, or blocks of them (visible/*.wgsl). */
+export type Visible =
+  | { readonly window: number | undefined }
+  | {
+      readonly blocks: {
+        /** Positions in a block. */
+        readonly size: number;
+        /** The last blocks, the query's own included, that every head sees. */
+        readonly local: number;
+        /** Of the earlier blocks, head h sees those kb with (kb + h * headStep + 1) % stride = 0. */
+        readonly stride: number;
+        readonly headStep: number;
+      };
+    };
+
+const visibleSnippets = {
+  window: new URL("./visible/window.wgsl", import.meta.url),
+  blocks: new URL("./visible/blocks.wgsl", import.meta.url),
+};
+
+/** The snippet that says which keys a query sees, its name and its constants. */
+function visibleKeys(visible: Visible) {
+  if ("window" in visible) {
+    return { variant: "", snippet: visibleSnippets.window, constants: { WINDOW: visible.window ?? 0x7fffffff } };
+  }
+  const { size, local, stride, headStep } = visible.blocks;
+  const constants = { KEY_BLOCK: size, LOCAL_BLOCKS: local, STRIDE: stride, HEAD_STEP: headStep };
+  return { variant: ",blocks", snippet: visibleSnippets.blocks, constants };
+}
+
+/** o [seq, heads * headDim] from q and those keys and values of the cache that each query sees. */
+export function attention(shape: KvShape, scale: number, visible: Visible, tile: AttentionTile): Kernel {
   const group = shape.heads / shape.kvHeads;
+  const { variant, snippet, constants } = visibleKeys(visible);
   return {
-    name: `attention<${shape.kv}>`,
-    files: [new URL("./attention.wgsl", import.meta.url), stateSnippet, head, ...packs[shape.kv]],
-    constants: {
-      ...headConstants(shape),
-      SCALE: scale,
-      WINDOW: window ?? 0x7fffffff,
-      THREADS: tile.threads,
-    },
+    name: `attention<${shape.kv}${variant}>`,
+    files: [new URL("./attention.wgsl", import.meta.url), stateSnippet, head, ...packs[shape.kv], snippet],
+    constants: { ...headConstants(shape), ...constants, SCALE: scale, THREADS: tile.threads },
     tile: { SUMS: Math.ceil(headVecs(shape.headDim) / tile.threads) },
     grid: (seq) => [shape.kvHeads, Math.ceil((seq * group) / 4), 1],
   };

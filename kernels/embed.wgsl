@@ -1,6 +1,8 @@
-// embed: x[t, :] = E[ids[t], :],  for the ids that this row range of E holds
+// embed: x[t, :] = SCALE * E[ids[t], :],  for the ids that this row range of E holds
 //   ids [seq]     E [vocab, cols]     x [seq, cols]     grid: ceil(seq * blocks in a row / 64), a thread a block
 //   Appended: weights/*.
+
+override SCALE: f32;
 
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
@@ -25,7 +27,7 @@ fn main(
   for (var k = begin(); k < BLOCK; k++) {
     let column = block * BLOCK + k;
     if (column < matrix.cols) {
-      x[token * matrix.cols + column] = values.scale * values.vecs[k / 4u][k % 4u];
+      x[token * matrix.cols + column] = SCALE * values.scale * values.vecs[k / 4u][k % 4u];
     }
   }
 }

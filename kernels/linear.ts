@@ -4,7 +4,15 @@ import { stateSnippet } from "./kernel.ts";
 import { type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
 
 /** What a linear does with its sum before it stores it. */
-export type Epilogue = "none" | "bias" | "residual" | "bias_residual" | "bias_gelu" | "gated_silu";
+export type Epilogue =
+  | "none"
+  | "bias"
+  | "residual"
+  | "bias_residual"
+  | "bias_gelu"
+  | "bias_gegelu"
+  | "gated_silu"
+  | "scale_mask";
 
 export interface LinearShape {
   readonly layout: WeightLayout;
@@ -14,6 +22,8 @@ export interface LinearShape {
   readonly rangeRows: number;
   /** The weight's columns are stored in another order, which a `perm` buffer gives. */
   readonly permuted?: boolean | undefined;
+  /** Values of the epilogue's own overrides. */
+  readonly constants?: Readonly<Record<string, number>> | undefined;
 }
 
 const epilogues: Readonly<Record<Epilogue, readonly URL[]>> = {
@@ -22,7 +32,9 @@ const epilogues: Readonly<Record<Epilogue, readonly URL[]>> = {
   residual: [new URL("./epilogues/residual.wgsl", import.meta.url)],
   bias_residual: [new URL("./epilogues/bias_residual.wgsl", import.meta.url)],
   bias_gelu: [new URL("./epilogues/bias_gelu.wgsl", import.meta.url), new URL("./gelu.wgsl", import.meta.url)],
+  bias_gegelu: [new URL("./epilogues/bias_gegelu.wgsl", import.meta.url)],
   gated_silu: [new URL("./epilogues/gated_silu.wgsl", import.meta.url)],
+  scale_mask: [new URL("./epilogues/scale_mask.wgsl", import.meta.url)],
 };
 
 const inputs = {

@@ -13,7 +13,7 @@ export function matmul(shape: LinearShape, { threads, quads }: MatmulTile): Kern
   return {
     name: `matmul<${linearVariant(shape)}>`,
     files: [new URL("./matmul.wgsl", import.meta.url), ...linearSnippets(shape)],
-    constants: { THREADS: threads },
+    constants: { ...shape.constants, THREADS: threads },
     tile: { QUADS: quads },
     grid: (seq) => [Math.ceil(shape.rangeRows / (threads * 4)), Math.ceil(seq / (quads * 4)), 1],
   };

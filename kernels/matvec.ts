@@ -13,7 +13,7 @@ export function matvec(shape: LinearShape, { lanes, groups }: MatvecTile): Kerne
   return {
     name: `matvec<${linearVariant(shape)}>`,
     files: [new URL("./matvec.wgsl", import.meta.url), ...linearSnippets(shape)],
-    constants: { LANES: lanes, GROUPS: groups },
+    constants: { ...shape.constants, LANES: lanes, GROUPS: groups },
     tile: {},
     grid: () => foldedGrid(Math.ceil(shape.rangeRows / (groups * 4))),
   };

@@ -19,6 +19,8 @@ const cases = [
   "phi-3-medium-4k",
   "phi-3-mini-128k",
   "phi-3-mini-4k",
+  "phi-3-small-128k",
+  "phi-3-small-8k",
   "phi-4",
   "phi-4-mini",
 ];

@@ -300,7 +300,9 @@ describe("random values", () => {
 
 // The ops put together must be the published models: the strongest check on them, and on the fixtures.
 describe("reference models", () => {
-  const cases = listCases(({ modelType, quantized }) => ["phi", "phi3"].includes(modelType) && !quantized);
+  const cases = listCases(
+    ({ modelType, quantized }) => ["phi", "phi3", "phi3small", "phimoe"].includes(modelType) && !quantized,
+  );
 
   test("every architecture of the fixtures is there", () => {
     expect(cases.map(({ name }) => name)).toEqual([
@@ -312,6 +314,10 @@ describe("reference models", () => {
       "phi-3-mini-128k",
       "phi-3-mini-128k-su",
       "phi-3-mini-4k",
+      "phi-3-small-128k",
+      "phi-3-small-8k",
+      "phi-3.5-moe",
+      "phi-3.5-moe-wide-jitter",
       "phi-4",
       "phi-4-mini",
     ]);
@@ -319,6 +325,8 @@ describe("reference models", () => {
 
   // NOTES.md measured 4.3e-5 between float64 and the float32 reference at most.
   const tolerance = { atol: 1e-4, why: "the reference was computed in float32" };
+  // Its final norm carries the scale that the µP division takes away: 1.02e-4 by NOTES.md, at a deviation of 13.8.
+  const large = { ...tolerance, atol: 2e-4 };
   test.each(cases)("$name: hidden states, logits, greedy ids", { timeout: 60_000 }, (entry) => {
     const { prompts, hidden, hiddenSize, vocab, name } = loadCase(entry.folder);
     const forward = loadForward(entry);
@@ -328,7 +336,7 @@ describe("reference models", () => {
     for (const state of hidden.names) {
       const expected = hidden.tensors.get(state)?.values ?? new Float32Array();
       expectClose(states.get(state) ?? f64(), expected, {
-        ...tolerance,
+        ...(name === "phi-3-small-128k" && state === "hidden.final_norm" ? large : tolerance),
         shape: [traced?.length ?? 0, hiddenSize],
         what: `${name} ${state}`,
       });
@@ -351,7 +359,7 @@ describe("reference models", () => {
   const shared = new Map(sharedFolders().map((folder) => [basename(folder), folder]));
   test.skipIf(shared.size === 0)("trimmed fixtures are parts of the shared cases", () => {
     const folders = fixtureFolders();
-    expect(folders).toHaveLength(9);
+    expect(folders).toHaveLength(11);
     for (const folder of folders) {
       const whole = shared.get(basename(folder)) ?? "";
       const all = readTensors(join(whole, "reference.safetensors"));

@@ -99,7 +99,7 @@ function selfAttention(g: Graph, h: Value, w: Weights, c: PhiShape, layer: numbe
     qkv = headNorm(g, qkv, c, norms, c.eps);
   }
   const queries = ropeAppend(g, qkv, c, layer); // [seq, heads, headDim], padded
-  const mixed = attention(g, queries, c, layer, { scale: c.headDim ** -0.5, window: undefined });
+  const mixed = attention(g, queries, c, layer, c.headDim ** -0.5, { window: undefined });
   return linear(g, mixed, w.matrix("dense.weight", c.hidden, q), w.vector("dense.bias", c.hidden));
 }
 

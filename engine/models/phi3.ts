@@ -77,7 +77,7 @@ function selfAttention(g: Graph, h: Value, w: Weights, c: Phi3Shape, layer: numb
   const kv = c.kvHeads * c.headDim;
   const qkv = linear(g, h, w.matrix("qkv_proj.weight", q + 2 * kv, c.hidden)); // [seq, (heads + 2 kvHeads) headDim]
   const queries = ropeAppend(g, qkv, c, layer); // [seq, heads, headDim], padded
-  const mixed = attention(g, queries, c, layer, { scale: c.headDim ** -0.5, window: c.window });
+  const mixed = attention(g, queries, c, layer, c.headDim ** -0.5, { window: c.window });
   return linear(g, mixed, w.matrix("o_proj.weight", c.hidden, q)); // [seq, hidden]
 }
 

@@ -4,10 +4,12 @@ import type { ConfigReader } from "../config.ts";
 import type { Architecture } from "./architecture.ts";
 import { phi } from "./phi.ts";
 import { phi3 } from "./phi3.ts";
+import { phi3small } from "./phi3small.ts";
 
 const architectures: Readonly<Record<string, (config: ConfigReader) => Architecture>> = {
   phi, // phi-1, phi-1.5, phi-2
   phi3, // phi-3-mini, phi-3-medium, phi-3.5-mini, phi-4, phi-4-mini
+  phi3small, // phi-3-small
 };
 
 /** The `model_type`s that are implemented. */

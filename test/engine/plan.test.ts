@@ -9,6 +9,7 @@ import * as ops from "../../engine/ops.ts";
 import { readBindings } from "../../engine/pipelines.ts";
 import { buildPlan, explain, type Operand, type Plan, type PlanOptions, type Tuning } from "../../engine/plan.ts";
 import { type MatrixRef, rowRanges, type VectorRef, Weights } from "../../engine/weights.ts";
+import type { Visible } from "../../kernels/attention.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import { rowBytes } from "../../kernels/weights.ts";
 
@@ -87,7 +88,7 @@ function graphTerms(graph: Graph, rotary: number, term: Term): ReadonlyMap<numbe
     const result = (): number => {
       switch (node.op) {
         case "embed":
-          return term("embed", node.weight.key);
+          return term("embed", node.weight.key, node.scale);
         case "lastRow":
           return term("lastRow", ...args);
         case "rmsNorm":
@@ -101,6 +102,10 @@ function graphTerms(graph: Graph, rotary: number, term: Term): ReadonlyMap<numbe
         case "geluNew":
         case "gatedSilu":
           return term(node.op, ...args);
+        case "gegelu":
+          return term(node.op, ...args, node.limit);
+        case "scaleMask":
+          return term(node.op, ...args, node.scale, node.mask.key);
         case "add":
           return term("add", ...args.toSorted((a, b) => a - b));
         case "ropeAppend": {
@@ -109,12 +114,20 @@ function graphTerms(graph: Graph, rotary: number, term: Term): ReadonlyMap<numbe
           return rotated;
         }
         case "attention":
-          return term("attention", ...args, caches.get(node.layer), node.scale, node.window ?? 0x7fffffff);
+          return term("attention", ...args, caches.get(node.layer), node.scale, visibleTerm(node.visible));
       }
     };
     terms.set(node.out.id, result());
   }
   return terms;
+}
+
+/** Which keys an attention sees, as a node and as a kernel say it. */
+function visibleTerm(visible: Visible): string {
+  return "window" in visible ? `${visible.window ?? 0x7fffffff}` : Object.values(visible.blocks).join();
+}
+function visibleConstants({ constants: c }: Kernel): string {
+  return [c.WINDOW, c.KEY_BLOCK, c.LOCAL_BLOCKS, c.STRIDE, c.HEAD_STEP].filter((n) => n !== undefined).join();
 }
 
 const slotOf = (operand: Operand | undefined): number | undefined =>
@@ -183,7 +196,7 @@ function runPlan(plan: Plan, { packing, maxBindingBytes }: PlanOptions, term: Te
       case "embed": {
         const { matrix, range } = weight();
         expect(bindings.ids).toEqual({ shared: "ids" });
-        writePart(term("embed", matrix.key), matrix, range);
+        writePart(term("embed", matrix.key, constants.SCALE), matrix, range);
         break;
       }
       case "lastRow":
@@ -207,7 +220,7 @@ function runPlan(plan: Plan, { packing, maxBindingBytes }: PlanOptions, term: Te
         break;
       }
       case "attention":
-        write(term("attention", value("q"), caches.get(layer()), constants.SCALE, constants.WINDOW));
+        write(term("attention", value("q"), caches.get(layer()), constants.SCALE, visibleConstants(kernel)));
         break;
       case "matvec":
       case "matmul": {
@@ -219,6 +232,8 @@ function runPlan(plan: Plan, { packing, maxBindingBytes }: PlanOptions, term: Te
         if (epilogue.endsWith("residual")) result = term("add", ...[sum, value("residual")].toSorted((a, b) => a - b));
         if (epilogue === "bias_gelu") result = term("geluNew", sum);
         if (epilogue === "gated_silu") result = term("gatedSilu", sum);
+        if (epilogue === "bias_gegelu") result = term("gegelu", sum, constants.LIMIT);
+        if (epilogue === "scale_mask") result = term("scaleMask", sum, constants.SCALE, keyOf(bindings.mask));
         writePart(result, matrix, range);
         break;
       }

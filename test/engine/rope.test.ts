@@ -22,16 +22,21 @@ const longrope = {
 
 describe("readRope", () => {
   test("the old keys", () => {
-    const plain = { rotary: 16, theta: 250000, longrope: undefined };
+    const plain = { rotary: 16, theta: 250000, positionScale: 1, longrope: undefined };
     expect(read({ rope_theta: 250000, rope_scaling: null })).toEqual(plain);
     expect(read({ rope_theta: 250000, partial_rotary_factor: 0.75 })).toEqual({ ...plain, rotary: 12 });
-    expect(read({}, 0.5)).toEqual({ rotary: 8, theta: 10000, longrope: undefined });
+    expect(read({}, 0.5)).toEqual({ rotary: 8, theta: 10000, positionScale: 1, longrope: undefined });
   });
 
   test("rope_parameters wins over the old keys, and holds what they hold", () => {
     const old = { rope_theta: 1, partial_rotary_factor: 1 };
     const parameters = { rope_type: "default", rope_theta: 250000, partial_rotary_factor: 0.75 };
-    expect(read({ ...old, rope_parameters: parameters })).toEqual({ rotary: 12, theta: 250000, longrope: undefined });
+    expect(read({ ...old, rope_parameters: parameters })).toEqual({
+      rotary: 12,
+      theta: 250000,
+      positionScale: 1,
+      longrope: undefined,
+    });
     // What it leaves out is looked for outside.
     expect(read({ ...old, rope_parameters: { rope_type: "default" } })).toMatchObject({ rotary: 16, theta: 1 });
 

@@ -1,6 +1,6 @@
 /** ropeAppend and attention: the two kernels that know how heads lie in the cache. */
 import { describe, expect, test } from "vitest";
-import { attention, ropeAppend } from "../../kernels/attention.ts";
+import { attention, ropeAppend, type Visible } from "../../kernels/attention.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import { type NastyMode, randomValues } from "../reference/compare.ts";
 import type { Numbers } from "../reference/ops.ts";
@@ -184,8 +184,11 @@ describe("ropeAppend", () => {
   });
 });
 
+type Blocks = Extract<Visible, { blocks: unknown }>["blocks"];
+
 interface AttentionCase extends CacheShape {
   readonly window?: number;
+  readonly blocks?: Blocks;
   readonly threads: number;
   readonly calls: readonly Call[];
 }
@@ -215,6 +218,18 @@ const attentionCases: readonly AttentionCase[] = [
   { heads: 4, kvHeads: 2, headDim: 6, kv: "int8", window: 20, kvRows: 23, threads: 16, calls: [[1, 5, "normal"], [3, 40, "outliers"]] },
   { heads: 3, kvHeads: 1, headDim: 80, kv: "int8", kvRows: 64, threads: 16, calls: [[5, 33, "normal"], [1, 20, "zeros"]] },
   { heads: 8, kvHeads: 2, headDim: 96, kv: "f32", kvRows: 150, threads: 64, calls: [[1, 140, "normal"], [5, 60, "tiny"]] },
+  // Block-sparse: heads that see different blocks, tiles within a block and across its end, chunks that begin and end in
+  // the middle of one; four queries of one head, of two, and of a single token.
+  {
+    ...{ heads: 4, kvHeads: 1, headDim: 16, kv: "f32", kvRows: 200, threads: 16 },
+    blocks: { size: 16, local: 2, stride: 4, headStep: 1 },
+    calls: [[1, 150, "normal"], [33, 100, "outliers"], [65, 0, "normal"], [1, 15, "normal"], [1, 160, "mixed"], [5, 62, "zeros"]],
+  },
+  {
+    ...{ heads: 6, kvHeads: 2, headDim: 6, kv: "f16", kvRows: 140, threads: 32 },
+    blocks: { size: 7, local: 1, stride: 12, headStep: 2 },
+    calls: [[1, 138, "normal"], [31, 90, "normal"], [3, 5, "tiny"]],
+  },
 ]; // biome-ignore format: a table
 
 /**
@@ -227,7 +242,7 @@ function attentionBound(
   q: Numbers,
   k: Numbers,
   v: Numbers,
-  { heads, kvHeads, headDim, window, threads }: AttentionCase,
+  { heads, kvHeads, headDim, window, blocks, threads }: AttentionCase,
   past: number,
   scale: number,
 ) {
@@ -250,11 +265,13 @@ function attentionBound(
           scores[j] = (scores[j] ?? 0) + product;
           sizes[j] = (sizes[j] ?? 0) + Math.abs(product);
         }
+        if (blocks && !reference.seesBlocks(blocks)(position, first + j, h)) scores[j] = Number.NEGATIVE_INFINITY;
       }
       const top = Math.max(...scores);
       const mass = scores.reduce((sum, score) => sum + Math.exp(score - top), 0);
       const weights = scores.map((score) => Math.exp(score - top) / mass);
       const errors = scores.map((score, j) => {
+        if (score === Number.NEGATIVE_INFINITY) return 0;
         const below = top - score;
         return (headDim + 5) * u * (sizes[j] ?? 0) + 2 * u * (3 * tiles + 3 * below + Math.abs(top));
       });
@@ -274,8 +291,9 @@ function attentionBound(
 }
 
 async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shape.calls): Promise<void> {
-  const { heads, kvHeads, headDim, window } = shape;
+  const { heads, kvHeads, headDim, window, blocks } = shape;
   const scale = headDim ** -0.5;
+  const sees = blocks && reference.seesBlocks(blocks);
   for (const [seq, past, mode] of calls) {
     const keys = past + seq;
     const q = randomValues(seq, seq * heads * headDim, mode);
@@ -288,7 +306,7 @@ async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shap
       o: { output: seq * heads * headDim },
     };
     const { o } = await runKernel(kernel, { seq, past, kvRows: shape.kvRows }, operands);
-    const expected = reference.attention(q, k, v, { ...shape, seq, keys, window, scale });
+    const expected = reference.attention(q, k, v, { ...shape, seq, keys, window, sees, scale });
     const bound = attentionBound(q, k, v, shape, past, scale);
     const what = `${kernel.name} of ${headDim}, ${seq} at ${past}, ${mode}`;
     expectWithin(o, expected, bound, { shape: [seq, heads, headDim], what });
@@ -296,11 +314,13 @@ async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shap
 }
 
 function attentionKernel(shape: AttentionCase): Kernel {
-  return attention(shape, shape.headDim ** -0.5, shape.window, { threads: shape.threads });
+  const { blocks, window, threads } = shape;
+  return attention(shape, shape.headDim ** -0.5, blocks ? { blocks } : { window }, { threads });
 }
 
 describe("attention", () => {
-  const title = "$heads heads, $kvHeads of keys, of $headDim, $kv cache of $kvRows, window $window, $threads threads";
+  const title =
+    "$heads heads, $kvHeads of keys, of $headDim, $kv cache of $kvRows, window $window, blocks $blocks.size, $threads threads";
   test.each(attentionCases)(title, async (shape) => {
     await checkAttention(attentionKernel(shape), shape);
   });
@@ -326,18 +346,44 @@ describe("attention", () => {
     expect(finite.slice(bad - past)).toEqual([none, none, none]);
   });
 
+  test("blocks that no query sees are not read: NaN in them does not matter", async () => {
+    const shape = { heads: 1, kvHeads: 1, headDim: 16, kv: "f32", kvRows: 300, threads: 16 } as const;
+    const blocks = { size: 16, local: 2, stride: 4, headStep: 1 };
+    const kernel = attentionKernel({ ...shape, blocks, calls: [] });
+    for (const [seq, past] of [
+      [1, 260],
+      [8, 248],
+    ] as const) {
+      // biome-ignore format: a list
+      const isRead = (key: number) => reference.seesBlocks(blocks)(past, key, 0) || reference.seesBlocks(blocks)(past + seq - 1, key, 0);
+      const rows = (seed: number) =>
+        randomValues(seed, (past + seq) * 16).map((value, i) => (isRead(i >> 4) ? value : Number.NaN));
+      const operands = {
+        q: randomValues(1, seq * 16),
+        keys: packCache(cacheElements(rows(2), 0, shape), shape),
+        values: packCache(cacheElements(rows(3), 0, shape), shape),
+        o: { output: seq * 16 },
+      };
+      const { o } = await runKernel(kernel, { seq, past, kvRows: shape.kvRows }, operands);
+      expect(o.every(Number.isFinite)).toBe(true);
+    }
+  });
+
   const [plain, , windowed] = attentionCases;
-  if (plain === undefined || windowed === undefined) throw new Error("no case");
+  const sparse = attentionCases.find(({ blocks }) => blocks !== undefined);
+  if (plain === undefined || windowed === undefined || sparse === undefined) throw new Error("no case");
   test.each([
     ["the end of the window", windowed, "< vec4u(WINDOW)", "<= vec4u(WINDOW)"],
-    ["the first key", windowed, "position.x + 1u - WINDOW", "position.x + 2u - WINDOW"],
+    ["the first key", windowed, "end - WINDOW", "end + 1u - WINDOW"],
     // Both comparisons keep the future out, for a difference below 0 wraps around: a mistake has to be in both.
     [
       "the causal mask",
       plain,
-      "vec4u(own) <= position) & (position - vec4u(own)",
-      "vec4u(own) <= position + 1u) & (position + 1u - vec4u(own)",
+      "vec4u(key) <= position) & (position - vec4u(key)",
+      "vec4u(key) <= position + 1u) & (position + 1u - vec4u(key)",
     ],
+    ["blocks of the next head", sparse, "block + head * HEAD_STEP + 1u", "block + head * HEAD_STEP + HEAD_STEP + 1u"],
+    ["a block of the stride that is skipped", sparse, "(STRIDE - 1u - ", "(STRIDE - "],
     ["the fading of earlier tiles", plain, "mass *= fade", "mass *= 1.0"],
     ["the scale, by a thousandth", plain, "* SCALE;", "* SCALE * 1.001;"],
   ] as const)("a mistake is found: %s", async (_what, shape, from, to) => {

@@ -31,11 +31,11 @@ function someIds(seq: number): number[] {
   return Array.from({ length: seq }, (_, i) => edges[i] ?? Math.floor(random() * vocab));
 }
 
-async function check(kernel: Kernel, packing: Packing, cols: number, weightMode: "mixed" | "denormals") {
+async function check(kernel: Kernel, packing: Packing, cols: number, weightMode: "mixed" | "denormals", scale = 1) {
   const weight = packedWeight(cols, packing, vocab, cols, weightMode);
   for (const seq of seqs) {
     const ids = someIds(seq);
-    const rows = reference.embed(weight.values, ids, { hidden: cols });
+    const rows = reference.embed(weight.values, ids, { hidden: cols }).map((value) => Math.fround(scale * value));
     for (const [first, count] of ranges) {
       const { x } = await runKernel(
         kernel,
@@ -58,14 +58,18 @@ async function check(kernel: Kernel, packing: Packing, cols: number, weightMode:
 
 describe("embed", () => {
   test.each(cases)("$packing.layout, $cols columns", async ({ packing, cols }) => {
-    await check(embed(packing.layout, cols), packing, cols, "mixed");
-    await check(embed(packing.layout, cols), packing, cols, "denormals");
+    await check(embed(packing.layout, cols, 1), packing, cols, "mixed");
+    await check(embed(packing.layout, cols, 1), packing, cols, "denormals");
+  });
+
+  test("times a scale, rounded once", async () => {
+    await check(embed("bf16", 63, 0.3), { layout: "bf16" }, 63, "mixed", Math.fround(0.3));
   });
 
   test("mistakes are found: the start of the range, the last column", async () => {
-    const offset = await broken(embed("f32", 8), "ids[token] - matrix.first", "ids[token]");
+    const offset = await broken(embed("f32", 8, 1), "ids[token] - matrix.first", "ids[token]");
     await expect(check(offset, { layout: "f32" }, 8, "mixed")).rejects.toThrow(/elements differ/);
-    const short = await broken(embed("f32", 8), "column < matrix.cols", "column < matrix.cols - 1u");
+    const short = await broken(embed("f32", 8, 1), "column < matrix.cols", "column < matrix.cols - 1u");
     await expect(check(short, { layout: "f32" }, 8, "mixed")).rejects.toThrow(/elements differ/);
   });
 

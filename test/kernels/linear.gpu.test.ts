@@ -58,6 +58,24 @@ const cases: readonly LinearCase[] = packings.flatMap((packing, l) =>
   }),
 );
 
+/** Epilogues of one model only, which is stored as bfloat16. */
+const phi3smallCases: readonly LinearCase[] = (["bias_gegelu", "scale_mask"] as const).map((epilogue, i) => {
+  const common = {
+    packing: { layout: "bf16" },
+    epilogue,
+    rows: 65,
+    cols: [96, 63][i] ?? 8,
+    weights: "outliers",
+  } as const;
+  return { ...common, tile: i === 0 ? "software" : "gpu", ranges: [[0, 65], [33, 32]] }; // biome-ignore format: a list
+});
+/** gegelu's limit, which some sums are beyond, and the scale before a mask. */
+const epilogueConstants: Partial<Record<Epilogue, Readonly<Record<string, number>>>> = {
+  bias_gegelu: { LIMIT: 3 },
+  scale_mask: { SCALE: 0.125 },
+};
+const partsOf = (epilogue: Epilogue) => (epilogue === "gated_silu" || epilogue === "bias_gegelu" ? 2 : 1);
+
 /** Every mode of x, and lengths around the tiles of 4 and 8 tokens. */
 const matmulCalls: readonly (readonly [seq: number, mode: NastyMode])[] = [
   [1, "normal"],
@@ -75,6 +93,8 @@ const matvecCalls = matmulCalls.map(([, mode]) => [1, mode] as const);
  * n u sum|w x| (Higham, Accuracy and Stability, 3.1); the epilogues propagate that error by their slope and add their own:
  *   gelu_new   slope at most 1.13; WGSL allows tanh an absolute error of 1e-5, and 0.5 |v| multiplies it
  *   silu       slope at most 1.1; exp(-g) has 3 + 2|g| ULP in WGSL, division 2.5 ULP
+ *   gegelu     the same of 1.702 a, and the clamps do not widen an error
+ *   scale_mask a power of two, so that only the addition of the mask rounds
  */
 function linearReference(
   { epilogue, rows, cols }: LinearCase,
@@ -84,8 +104,7 @@ function linearReference(
   bias: Float32Array,
   residual: Float32Array,
 ) {
-  const parts = epilogue === "gated_silu" ? 2 : 1;
-  const shape = { seq, rows: parts * rows, cols };
+  const shape = { seq, rows: partsOf(epilogue) * rows, cols };
   const hasBias = epilogue.startsWith("bias");
   const sums = reference.linear(x, weight, shape, hasBias ? { bias } : {});
   const magnitudes = reference.linear(x.map(Math.abs), weight.map(Math.abs), shape, hasBias ? { bias: bias.map(Math.abs) } : {}); // biome-ignore format: one line
@@ -121,16 +140,40 @@ function linearReference(
       };
       return { expected, bound };
     }
+    case "bias_gegelu": {
+      const at = (i: number) => Math.floor(i / rows) * 2 * rows + (i % rows);
+      const pairs = Float64Array.from({ length: sums.length }, (_, i) => sum(at(i >> 1) + (i % 2) * rows));
+      const limit = epilogueConstants.bias_gegelu?.LIMIT ?? 0;
+      const expected = reference.gegelu(pairs, limit);
+      const bound = (i: number) => {
+        const a = Math.min(pairs[2 * i] ?? Number.NaN, limit);
+        const b1 = Math.abs(Math.max(-limit, Math.min(limit, pairs[2 * i + 1] ?? Number.NaN)) + 1);
+        const bError = sumError(at(i) + rows) + u * (b1 + 1);
+        const quick = Math.abs(a / (1 + Math.exp(-1.702 * a)));
+        const ownError = 2 * u * (8 + 4 * Math.abs(a)) * Math.abs(expected[i] ?? 0);
+        return 1.1 * sumError(at(i)) * (b1 + bError) + quick * bError + ownError + 2 ** -110 * (1 + b1);
+      };
+      return { expected, bound };
+    }
+    case "scale_mask": {
+      const scale = epilogueConstants.scale_mask?.SCALE ?? 0;
+      const expected = sums.map((value, i) => scale * value + (mask[i % rows] ?? Number.NaN));
+      return { expected, bound: (i: number) => sumError(i) + u * Math.abs(expected[i] ?? 0) };
+    }
   }
 }
+
+/** Every fourth row is not to be chosen. */
+const masked = (row: number) => row % 4 === 1;
+const mask = Float32Array.from({ length: 65 }, (_, row) => (masked(row) ? -3.4028234663852886e38 : 0));
 
 type Recipe = (rangeRows: number) => Kernel | Promise<Kernel>;
 
 async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe): Promise<void> {
   const { packing, epilogue, rows, cols, weights, ranges } = one;
-  const parts = epilogue === "gated_silu" ? 2 : 1;
+  const parts = partsOf(epilogue);
   const weight = packedWeight(rows + cols, packing, parts * rows, cols, weights);
-  const bias = randomValues(rows, rows, "outliers");
+  const bias = randomValues(rows, parts * rows, "outliers");
   for (const [seq, mode] of calls) {
     const x = randomValues(seq + cols, seq * cols, mode);
     const residual = randomValues(seq, seq * rows, "outliers");
@@ -142,6 +185,7 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
         ...weightOperands({ weight, packing, cols }, { first, rows: count, rowsTotal: rows, parts }),
         ...(epilogue.startsWith("bias") ? { bias: { vector: bias } } : {}),
         ...(epilogue.endsWith("residual") ? { residual } : {}),
+        ...(epilogue === "scale_mask" ? { mask: { vector: mask } } : {}),
       };
       const { y } = await runKernel(kernel, { seq, past: 7 }, { ...operands, y: { output: seq * rows } });
       // Rows outside the range are another dispatch's.
@@ -150,6 +194,8 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
       if (y === undefined) throw new Error("no y");
       const what = `${kernel.name} rows ${first}+${count} of ${rows}, ${cols} columns, x ${mode}`;
       expectWithin(y, here, bound, { shape: [seq, rows], what });
+      if (epilogue === "scale_mask" && first === 0)
+        expect([...y].filter((value) => value === mask[1])).toHaveLength(16 * seq);
     }
   }
 }
@@ -163,6 +209,7 @@ const shapeOf = ({ packing, epilogue, cols }: LinearCase, rangeRows: number): Li
   epilogue,
   cols,
   rangeRows,
+  constants: epilogueConstants[epilogue],
 });
 
 const matvecRecipe =
@@ -189,7 +236,7 @@ const plain: LinearCase = {
 };
 
 describe("matvec", () => {
-  test.each(cases)(title, async (one) => {
+  test.each([...cases, ...phi3smallCases])(title, async (one) => {
     await check(one, matvecCalls, matvecRecipe(one));
   });
 
@@ -220,7 +267,7 @@ describe("matvec", () => {
 });
 
 describe("matmul", () => {
-  test.each(cases)(title, async (one) => {
+  test.each([...cases, ...phi3smallCases])(title, async (one) => {
     await check(one, matmulCalls, matmulRecipe(one));
   });
 
@@ -234,6 +281,8 @@ describe("matmul", () => {
       [plain, "block < blocks;", "block < blocks - 1u;"],
       [plain, "firstToken + t < state.seq", "firstToken + t + 1u < state.seq"],
       [{ ...plain, epilogue: "bias" as const }, "bias[row]", "bias[min(row, 63u)]"],
+      [phi3smallCases[0] ?? plain, "b < -LIMIT", "b < -2.0 * LIMIT"],
+      [phi3smallCases[0] ?? plain, "a > LIMIT", "a > 2.0 * LIMIT"],
     ] as const) {
       const recipe: Recipe = async (rangeRows) => broken(await matmulRecipe(one)(rangeRows), from, to);
       await expect(check(one, matmulCalls, recipe)).rejects.toThrow(/elements differ/);

@@ -153,6 +153,58 @@ export function gatedSilu(gateUp: Numbers, shape: { readonly seq: number; readon
   return out;
 }
 
+/**
+ * Phi-3-small's gated GELU: u [seq, 2*ffn] holds a and b in turn; a at most `limit`, b within ±limit, infinities as they
+ * are: a sigmoid(1.702 a) (b + 1) → [seq, ffn].
+ */
+export function gegelu(u: Numbers, limit: number): Float64Array {
+  const clamp = (x: number, low: number, high: number) => (Number.isFinite(x) ? Math.min(Math.max(x, low), high) : x);
+  return Float64Array.from({ length: u.length / 2 }, (_, i) => {
+    const a = clamp(at(u, 2 * i), Number.NEGATIVE_INFINITY, limit);
+    const b = clamp(at(u, 2 * i + 1), -limit, limit);
+    return (a / (1 + Math.exp(-1.702 * a))) * (b + 1);
+  });
+}
+
+/**
+ * Which keys a query of phi-3-small's sparse layers sees: those of its last `local` blocks of positions, and in head h
+ * those of the blocks kb with (kb + h * headStep + 1) % stride = 0.
+ */
+export function seesBlocks({
+  size,
+  local,
+  stride,
+  headStep,
+}: {
+  readonly size: number;
+  readonly local: number;
+  readonly stride: number;
+  readonly headStep: number;
+}): (i: number, j: number, head: number) => boolean {
+  return (i, j, head) => {
+    const [qb, kb] = [Math.floor(i / size), Math.floor(j / size)];
+    return qb - kb < local || (kb + head * headStep + 1) % stride === 0;
+  };
+}
+
+/**
+ * Phi-3.5-MoE's router (sparsemixer at inference) on the scores [experts] of a token: twice the best of the experts that
+ * are left, weighed by the softmax over those of them that are within 2 * jitter of it, relatively.
+ */
+export function sparsemixer(scores: Numbers, jitter: number): { readonly expert: number; readonly weight: number }[] {
+  const left = Array.from(scores);
+  return [0, 1].map(() => {
+    const best = Math.max(...left);
+    const expert = left.indexOf(best);
+    const near = left.filter(
+      (s) => s > Number.NEGATIVE_INFINITY && (best - s) / Math.max(Math.abs(s), best) <= 2 * jitter,
+    );
+    const weight = 1 / near.reduce((sum, s) => sum + Math.exp(s - best), 0);
+    left[expert] = Number.NEGATIVE_INFINITY;
+    return { expert, weight };
+  });
+}
+
 /** Cosines and sines of rotary positions, each [seq, rotary / 2]. */
 export interface RopeTable {
   readonly cos: Float64Array;
@@ -233,22 +285,27 @@ export function splitQkv(qkv: Numbers, shape: HeadShape): { q: Float64Array; k: 
 /**
  * Causal attention over a cache: q [seq, heads * headDim], k and v [keys, kvHeads * headDim] → [seq, heads * headDim].
  * The queries are the last `seq` of the `keys` positions. Query i sees keys j with 0 <= i - j (< window where there
- * is one). Query head h reads key-value head floor(h / (heads / kvHeads)). `scale` is 1 / sqrt(headDim) where absent.
+ * is one), in head h if `sees(i, j, h)` where that is given. Query head h reads key-value head floor(h / (heads / kvHeads)). `scale` is 1 / sqrt(headDim) where absent.
  */
 export function attention(
   q: Numbers,
   k: Numbers,
   v: Numbers,
-  shape: HeadShape & { readonly keys: number; readonly window?: number | undefined; readonly scale?: number },
+  shape: HeadShape & {
+    readonly keys: number;
+    readonly window?: number | undefined;
+    readonly scale?: number;
+    readonly sees?: ((i: number, j: number, head: number) => boolean) | undefined;
+  },
 ): Float64Array {
-  const { seq, keys, heads, kvHeads, headDim, window = Number.POSITIVE_INFINITY } = shape;
+  const { seq, keys, heads, kvHeads, headDim, window = Number.POSITIVE_INFINITY, sees = () => true } = shape;
   const scale = shape.scale ?? 1 / Math.sqrt(headDim);
   const out = new Float64Array(seq * heads * headDim);
   for (let t = 0; t < seq; t++) {
     const i = keys - seq + t;
-    const visible: number[] = [];
-    for (let j = 0; j <= i; j++) if (i - j < window) visible.push(j);
     for (let h = 0; h < heads; h++) {
+      const visible: number[] = [];
+      for (let j = 0; j <= i; j++) if (i - j < window && sees(i, j, h)) visible.push(j);
       const query = (t * heads + h) * headDim;
       const kvHead = Math.floor(h / (heads / kvHeads));
       const scores = visible.map((j) => {

@@ -1,0 +1,97 @@
+/** What an architecture reads from config.json, and what it refuses there. */
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { readConfig } from "../../engine/config.ts";
+import { Graph } from "../../engine/graph.ts";
+import type { Architecture } from "../../engine/models/architecture.ts";
+import { readArchitecture } from "../../engine/models/table.ts";
+import { Weights } from "../../engine/weights.ts";
+import { failure } from "./tempFolder.ts";
+
+type Fields = Readonly<Record<string, unknown>>;
+
+function configOf(fixture: string): Fields {
+  const file = new URL(`../fixtures/models/${fixture}/config.json`, import.meta.url);
+  return JSON.parse(readFileSync(file, "utf8")) as Fields;
+}
+
+function read(config: Fields): Architecture {
+  return readArchitecture(readConfig("config.json", new TextEncoder().encode(JSON.stringify(config))));
+}
+
+/** The nodes of one kind that a model records for one token. */
+function nodes<Op extends Graph["nodes"][number]["op"]>(architecture: Architecture, op: Op) {
+  const graph = new Graph("decode");
+  architecture.forward(graph, new Weights());
+  return graph.nodes.filter((node): node is Extract<Graph["nodes"][number], { op: Op }> => node.op === op);
+}
+
+describe("phi3small", () => {
+  const config = configOf("phi-3-small-8k");
+
+  const refused: readonly (readonly [change: Fields, message: RegExp])[] = [
+    [{ ff_intermediate_size: null }, /"ff_intermediate_size": expected an integer from 1/],
+    [{ ff_dim_multiplier: 4 }, /"ff_dim_multiplier": expected null/],
+    [{ hidden_act: "gelu" }, /"hidden_act": expected "gegelu", got "gelu"/],
+    [{ num_key_value_heads: 3 }, /"num_key_value_heads": expected a divisor/],
+    [{ layer_norm_epsilon: 0 }, /"layer_norm_epsilon": expected a finite number above 0/],
+    [{ gegelu_limit: 0 }, /"gegelu_limit": expected a finite number above 0/],
+    [{ mup_width_multiplier: 0 }, /"mup_width_multiplier": expected a finite number above 0/],
+    [{ mup_attn_multiplier: "1" }, /"mup_attn_multiplier": expected a finite number/],
+    [{ blocksparse_block_size: 0 }, /"blocksparse_block_size": expected an integer from 1/],
+    [{ blocksparse_vert_stride: 1e9 }, /"blocksparse_vert_stride": expected an integer from 1/],
+    [{ blocksparse_num_local_blocks: 2.5 }, /"blocksparse_num_local_blocks": expected an integer from 1/],
+    [{ dense_attention_every_n_layers: -1 }, /"dense_attention_every_n_layers": expected an integer from 1/],
+    [{ rope_embedding_base: 0 }, /"rope_embedding_base": expected a finite number above 0/],
+    [{ rope_position_scale: -2 }, /"rope_position_scale": expected a finite number above 0/],
+    [{ dummy_token_indices: [3, 256] }, /"dummy_token_indices": expected an integer from 0 to 255, got 256 at index 1/],
+  ];
+  test.each(refused)("%j is refused", async (change, message) => {
+    expect((await failure(() => read({ ...config, ...change }))).message).toMatch(message);
+  });
+
+  test("dense layers, blocks and the head's own blocks", () => {
+    const visible = (change: Fields) => nodes(read({ ...config, ...change }), "attention").map((node) => node.visible);
+    const dense = { window: undefined };
+    const blocks = (headStep: number, stride = 4) => ({ blocks: { size: 16, local: 2, stride, headStep } });
+    expect(visible({})).toEqual([blocks(1), dense, blocks(1), dense]);
+    expect(visible({ dense_attention_every_n_layers: 3 })).toEqual([blocks(1), blocks(1), dense, blocks(1)]);
+    expect(visible({ dense_attention_every_n_layers: null })).toEqual([blocks(1), blocks(1), blocks(1), blocks(1)]);
+    expect(visible({ blocksparse_homo_head_pattern: true })[0]).toEqual(blocks(0));
+    expect(visible({ blocksparse_vert_stride: 17 })[0]).toEqual(blocks(2, 17));
+  });
+
+  test("what is not chosen: the list of the config, else that of the published vocabulary", () => {
+    const masked = (change: Fields) => {
+      const [node] = nodes(read({ ...config, ...change }), "scaleMask");
+      return node?.mask.values?.flatMap((value, id) => (value === 0 ? [] : [id])) ?? [];
+    };
+    expect(masked({})).toEqual(config.dummy_token_indices);
+    expect(masked({ dummy_token_indices: undefined })).toEqual([]);
+    const published = masked({ vocab_size: 100352, dummy_token_indices: undefined });
+    expect(published.slice(0, 8)).toEqual([100256, 100258, 100259, 100260, 100264, 100265, 100267, 100268]);
+    expect(published.at(-1)).toBe(100351);
+    expect(published).toHaveLength(91);
+  });
+
+  test("multipliers: by default the published ones, none where the config says null", () => {
+    const of = (value: unknown) => {
+      const architecture = read({
+        ...config,
+        mup_embedding_multiplier: value,
+        mup_width_multiplier: value,
+        gegelu_limit: value,
+      });
+      return [
+        nodes(architecture, "embed")[0]?.scale,
+        nodes(architecture, "scaleMask")[0]?.scale,
+        nodes(architecture, "gegelu")[0]?.limit,
+      ];
+    };
+    expect(of(undefined)).toEqual([10, 1 / 8, 20]);
+    expect(of(null)).toEqual([1, 1, 3.4028234663852886e38]);
+    const scale = (change: Fields) => nodes(read({ ...config, ...change }), "attention")[0]?.scale;
+    expect(scale({ mup_attn_multiplier: 2 })).toBe(2 / 16);
+    expect(scale({ mup_use_scaling: false })).toBe(1 / 4);
+  });
+});
