@@ -3,7 +3,7 @@
 /** float32, IEEE float16 or bfloat16, in the bits of the checkpoint. */
 export type PlainLayout = "f32" | "f16" | "bf16";
 
-/** Integers of 4 or 8 bits: value = scale * (q - zero), with a float16 scale and an integer zero for each group. */
+/** Integers of 4 or 8 bits: value = scale * (q - zero), with a float16 scale and zero for each group. */
 export type QuantizedLayout = "q4" | "q8";
 
 export type WeightLayout = PlainLayout | QuantizedLayout;

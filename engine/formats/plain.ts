@@ -29,6 +29,21 @@ export function fromHalf(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The bits of the float16 nearest to a number, of two as near the even one; from 65520 on infinity. */
+export function toHalf(value: number): number {
+  const size = Math.abs(value);
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  if (Number.isNaN(size)) return 0x7e00;
+  if (size >= 65520) return sign | 0x7c00;
+  let exponent = -14;
+  while (2 ** (exponent + 1) <= size) exponent++;
+  const steps = size * 2 ** (10 - exponent); // exact
+  const down = Math.floor(steps);
+  const up = steps - down > 0.5 || (steps - down === 0.5 && down % 2 === 1);
+  // A subnormal has fewer than 1024 steps, and a carry grows the exponent by itself.
+  return sign | ((exponent + 14) * 1024 + (up ? down + 1 : down));
+}
+
 /** Little-endian elements → float32, exactly. `bytes` may start anywhere. */
 export function toFloat32(bytes: Uint8Array, dtype: PlainDType): Float32Array<ArrayBuffer> {
   const out = new Float32Array(bytes.byteLength / plainBytes(dtype));

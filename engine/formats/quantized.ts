@@ -4,7 +4,7 @@
  */
 
 import { type GroupSize, groupSizes, type QuantizedLayout, rowBytes, weightLayouts } from "../../kernels/weights.ts";
-import { fromHalf } from "./plain.ts";
+import { fromHalf, toHalf } from "./plain.ts";
 
 /** A matrix of integers: value[r, c] = scale[r, g] * (q[r, c] - zero[r, g]) with g = floor(c / group). */
 export interface QuantizedRows {
@@ -16,8 +16,8 @@ export interface QuantizedRows {
   readonly q: Uint8Array;
   /** float16 bits [rows, ceil(cols / group)]. */
   readonly scale: Uint16Array;
-  /** [rows, ceil(cols / group)]: 0 to 16 in q4, 0 to 256 in q8. */
-  readonly zero: Uint16Array;
+  /** [rows, ceil(cols / group)]: any numbers that float16 has, whole ones up to 2048 among them. */
+  readonly zero: Float32Array;
 }
 
 const { blockCols } = weightLayouts.q4; // the same in q8
@@ -46,12 +46,12 @@ export function packQuantized(
   const places = Array.from({ length: paddedCols }, (_, c) => place(layout, c));
   const weight = new Uint8Array(rows * stride);
   const words = new Uint32Array(rows * groups);
-  for (let i = 0; i < words.length; i++) words[i] = (scale[i] ?? 0) | ((zero[i] ?? 0) << 16);
+  for (let i = 0; i < words.length; i++) words[i] = (scale[i] ?? 0) | (toHalf(zero[i] ?? 0) << 16);
   const largest = layout === "q4" ? 15 : 255;
   for (let row = 0; row < rows; row++) {
     places.forEach(({ byte, shift }, c) => {
       // Padding contributes nothing, as the input is zero there; the zero itself keeps its values small.
-      const padding = Math.min(largest, zero[row * groups + Math.floor(c / group)] ?? 0);
+      const padding = Math.max(0, Math.min(largest, Math.round(zero[row * groups + Math.floor(c / group)] ?? 0)));
       const at = row * stride + byte;
       weight[at] = (weight[at] ?? 0) | ((c < cols ? (q[row * cols + c] ?? 0) : padding) << shift);
     });
@@ -59,7 +59,7 @@ export function packQuantized(
   return { weight, scales: new Uint8Array(words.buffer) };
 }
 
-/** The values [rows, cols] of packed rows, exactly. */
+/** The values [rows, cols] of packed rows, rounded to float64 once at most. */
 export function unpackQuantized(
   layout: QuantizedLayout,
   { weight, scales }: { readonly weight: Uint8Array; readonly scales: Uint8Array },
@@ -75,7 +75,7 @@ export function unpackQuantized(
     places.forEach(({ byte, shift }, c) => {
       const word = words.getUint32(4 * (row * groups + Math.floor(c / group)), true);
       const q = ((weight[row * stride + byte] ?? 0) >> shift) & mask;
-      values[row * cols + c] = fromHalf(word & 0xffff) * (q - (word >>> 16));
+      values[row * cols + c] = fromHalf(word & 0xffff) * (q - fromHalf(word >>> 16));
     });
   }
   return values;

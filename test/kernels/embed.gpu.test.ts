@@ -4,7 +4,7 @@ import type { Kernel } from "../../kernels/kernel.ts";
 import type { Packing } from "../../kernels/weights.ts";
 import { seededRandom } from "../reference/compare.ts";
 import * as reference from "../reference/ops.ts";
-import { broken, expectWithin, liveBuffers, packedWeight, runKernel, smallest, weightOperands } from "./harness.ts";
+import { broken, expectWithin, liveBuffers, packedWeight, runKernel, smallest, u, weightOperands } from "./harness.ts";
 
 const vocab = 67;
 /** The second range starts where no block of anything does. */
@@ -49,8 +49,10 @@ async function check(kernel: Kernel, packing: Packing, cols: number, weightMode:
       // Ids outside the range are another dispatch's.
       const isHere = ids.map((id) => id >= first && id < first + count);
       const expected = rows.map((value, i) => (isHere[Math.floor(i / cols)] ? value : Number.NaN));
-      // Nothing is rounded, so all bits must come through; subnormal ones may be flushed.
-      const bound = (i: number) => (Math.abs(rows[i] ?? 0) < smallest ? smallest : 0);
+      // Plain weights are not rounded, so all bits must come through; subnormal ones may be flushed. A quantized one is
+      // rounded at the difference and the scale, and in our own values.
+      const rounding = "group" in packing ? 3 * u : 0;
+      const bound = (i: number) => (Math.abs(rows[i] ?? 0) < smallest ? smallest : rounding * Math.abs(rows[i] ?? 0));
       expectWithin(x, expected, bound, { shape: [seq, cols], what: `${kernel.name} rows ${first}+${count}` });
     }
   }

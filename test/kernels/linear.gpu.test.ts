@@ -97,7 +97,7 @@ const matvecCalls = matmulCalls.map(([, mode]) => [1, mode] as const);
  *   scale_mask a power of two, so that only the addition of the mask rounds
  */
 function linearReference(
-  { epilogue, rows, cols }: LinearCase,
+  { packing, epilogue, rows, cols }: LinearCase,
   seq: number,
   x: Float32Array,
   weight: Float32Array,
@@ -106,11 +106,13 @@ function linearReference(
 ) {
   const shape = { seq, rows: partsOf(epilogue) * rows, cols };
   const hasBias = epilogue.startsWith("bias");
+  // Of one product and the bias; a quantized weight is rounded at the difference, the scale and in our own values too.
+  const roundings = "group" in packing ? 5 : 2;
   const sums = reference.linear(x, weight, shape, hasBias ? { bias } : {});
   const magnitudes = reference.linear(x.map(Math.abs), weight.map(Math.abs), shape, hasBias ? { bias: bias.map(Math.abs) } : {}); // biome-ignore format: one line
   const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const flushed = smallest * cols * (1 + largest(x) + largest(weight));
-  const sumError = (i: number) => (cols + 2) * u * (magnitudes[i] ?? 0) + flushed;
+  const sumError = (i: number) => (cols + roundings) * u * (magnitudes[i] ?? 0) + flushed;
   const sum = (i: number) => sums[i] ?? Number.NaN;
 
   switch (epilogue) {

@@ -5,12 +5,13 @@ import type { GroupSize, QuantizedLayout } from "../../kernels/weights.ts";
 import { type NastyMode, randomValues, seededRandom } from "./compare.ts";
 import { decodeHalf, encodeHalf } from "./ops.ts";
 
-/** Random integers over their whole range, zeros over theirs (to 16 or 256), and scales of a mode. */
+/** Random integers over their whole range, whole zeros (to 16 or 256) and others in turn, and scales of a mode. */
 export function randomQuantized(
   seed: number,
   layout: QuantizedLayout,
   shape: { readonly rows: number; readonly cols: number; readonly group: GroupSize },
   mode: NastyMode = "normal",
+  zeros: "whole" | "any" = "any",
 ): QuantizedRows {
   const random = seededRandom(seed);
   const levels = layout === "q4" ? 16 : 256;
@@ -20,7 +21,10 @@ export function randomQuantized(
     ...shape,
     q: Uint8Array.from({ length: shape.rows * shape.cols }, () => below(levels)),
     scale: Uint16Array.from(randomValues(seed, groups, mode), (value) => encodeHalf(value / 32, "f16")),
-    zero: Uint16Array.from({ length: groups }, () => below(levels + 1)),
+    zero: Float32Array.from(
+      { length: groups },
+      (_, g) => below(levels + 1) / (zeros === "whole" || g % 2 === 0 ? 1 : 64),
+    ),
   };
 }
 
