@@ -1,17 +1,35 @@
 /** `npm run bench -- COMMAND`: measures this engine on this machine. Tables on stdout, progress on stderr. */
+import { createReadStream } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
+import { readText } from "../cli/input.ts";
 import { openModelFolder } from "../cli/model.ts";
 import { choiceOption, integerOption, kvFormats } from "../cli/options.ts";
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import { exitCodes, type KvFormat, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
+import { loadTokenizer } from "../library/index.ts";
 import { benchHost } from "./host.ts";
 import { benchLoad } from "./load.ts";
-import { type BenchTable, type Environment, environmentOf, type Figure, tableJson, tableText } from "./report.ts";
+import {
+  benchQuantization,
+  type ConfigurationName,
+  configurationNames,
+  quantizationFigures,
+  quantizationTable,
+} from "./quantization.ts";
+import {
+  type BenchTable,
+  type Environment,
+  environmentLines,
+  environmentOf,
+  type Figure,
+  tableJson,
+  tableText,
+} from "./report.ts";
 import { benchSoak } from "./soak.ts";
 import { type SyntheticPreset, syntheticPresets } from "./synthetic.ts";
 import { benchDecode, benchPrefill } from "./text.ts";
@@ -194,6 +212,63 @@ async function host(presets: readonly SyntheticPreset[], options: HostCommandOpt
   }
 }
 
+interface QuantizationCommandOptions {
+  readonly model?: string;
+  readonly adapter?: string;
+  readonly text: string;
+  readonly context?: number;
+  readonly windows?: number;
+  readonly json?: string;
+}
+
+async function quantization(
+  names: readonly ConfigurationName[],
+  options: QuantizationCommandOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const folder = await openModelFolder(options.model);
+  const tokenizer = await loadTokenizer(folder);
+  const text = await readText(createReadStream(options.text), false, signal, options.text);
+  const ids = tokenizer.encode(text, { addSpecialTokens: true });
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const rows = await benchQuantization({
+      names,
+      async open(configuration) {
+        const adapter = await anotherAdapter(opened);
+        const { context } = options;
+        return loadModel({ folder, adapter, ...configuration, signal, ...(context !== undefined && { context }) });
+      },
+      ids,
+      window: options.context,
+      maxWindows: options.windows,
+      signal,
+      onProgress,
+    });
+    const [base] = rows;
+    if (base === undefined) return;
+    const { tokens, windows, window } = base.evaluation;
+    const settings = `${tokens} tokens of ${basename(options.text)}, windows of ${window}: ${windows}`;
+    const model = modelName(folder.name);
+    const tables = rows.map((row) => ({
+      command: "quantization",
+      model: `${model}, ${row.name}`,
+      settings,
+      figures: quantizationFigures(row),
+    }));
+    if (options.json !== undefined) await writeFile(options.json, tableJson(tables, environment));
+    await print(`${environmentLines(environment).join("\n")}\n\n${model}; ${settings}\n\n${quantizationTable(rows)}`);
+  } finally {
+    opened.release();
+  }
+}
+
+function configurationArgument(text: string, previous: readonly ConfigurationName[] | undefined) {
+  return [...(previous ?? []), choiceOption("configuration", configurationNames)(text)];
+}
+
 function presetArgument(text: string, previous: readonly SyntheticPreset[] | undefined): readonly SyntheticPreset[] {
   return [...(previous ?? []), choiceOption("preset", syntheticPresets)(text)];
 }
@@ -236,6 +311,22 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .option("-d, --depth <n,…>", "tokens of context before the first", integersOption("--depth", 0), [0, 1024])
     .action(async (presets: readonly SyntheticPreset[] | undefined, options: HostCommandOptions) => {
       await host(presets?.length ? presets : ["phi-2", "phi-3-mini-4k"], options);
+    });
+
+  bench
+    .command("quantization")
+    .description(
+      "perplexity, divergence and bytes of the quantized forms of a model, against the model as it is stored",
+    )
+    .argument("[configurations...]", `of ${configurationNames.join(", ")} (default: all)`, configurationArgument)
+    .requiredOption("--text <file>", "the text, UTF-8")
+    .option("-m, --model <dir>", "checkpoint folder (default: the bundled phi-tiny)")
+    .option("--adapter <name>", "a part of an adapter's name, or swiftshader (also PHI_ADAPTER)")
+    .option("--context <n>", "tokens of a window", integerOption("--context", 1, mostTokens))
+    .option("--windows <n>", "at most this many windows", integerOption("--windows", 1, mostTokens))
+    .option("--json <file>", "write the figures there too")
+    .action(async (names: readonly ConfigurationName[] | undefined, options: QuantizationCommandOptions) => {
+      await quantization(names?.length ? names : configurationNames, options, signal);
     });
 
   const outputError = (text: string, write: (text: string) => void) =>

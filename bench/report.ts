@@ -96,13 +96,18 @@ function digits(value: number): string {
   return value.toFixed(value >= 1000 ? 0 : value >= 100 ? 1 : value >= 10 ? 2 : 3);
 }
 
-/** The tables as text, one below the other. Throws as `refuseImpossible`. */
-export function tableText(tables: readonly BenchTable[], environment: Environment): string {
+/** What stands above a table. */
+export function environmentLines(environment: Environment): readonly string[] {
   const { adapter, backend, driver, commit, date, versions, processor } = environment;
-  const lines = [
+  return [
     `adapter ${adapter} (${[backend, driver].filter((part) => part !== "").join(", ")})`,
     `${versions}, commit ${commit}, ${processor}, ${date}`,
   ];
+}
+
+/** The tables as text, one below the other. Throws as `refuseImpossible`. */
+export function tableText(tables: readonly BenchTable[], environment: Environment): string {
+  const lines = [...environmentLines(environment)];
   for (const { command, model, settings, figures } of tables) {
     refuseImpossible(figures);
     const rows = figures.map(({ name, unit, samples }) => {
