@@ -54,15 +54,23 @@ module.exports = {
       { path: "^dist/(kernels|bench|cli|engine/(?!(index|errors)\\.js$)|tokenizer/(?!index\\.js$))" },
     ),
     forbid(
+      "hub-by-the-door",
+      "the hub knows checkpoints by the engine's public API, and nothing else of ours",
+      { path: "^dist/hub/" },
+      { path: "^dist/(?!hub/|engine/index\\.js$)" },
+    ),
+    forbid(
       "cli-by-the-door",
-      "the command line uses the library, and the public APIs of engine (and its errors, to be quick) and tokenizer",
+      "the command line uses library and hub, and the public APIs of engine (and its errors, to be quick) and tokenizer",
       { path: "^dist/cli/" },
-      { path: "^dist/(kernels|bench|engine/(?!(index|errors)\\.js$)|tokenizer/(?!index\\.js$))" },
+      {
+        path: "^dist/(kernels|bench|engine/(?!(index|errors)\\.js$)|tokenizer/(?!index\\.js$)|hub/(?!index\\.js$))",
+      },
     ),
     forbid(
       "no-dev-dependencies",
       "what is published runs on its own dependencies",
-      { path: "^dist/(cli|library|engine|kernels|tokenizer)/" },
+      { path: "^dist/(cli|library|hub|engine|kernels|tokenizer)/" },
       { dependencyTypes: ["npm-dev", "npm-no-pkg", "npm-unknown"] },
     ),
   ],

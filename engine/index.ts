@@ -50,4 +50,5 @@ export {
   httpFolder,
   openFolder,
   openSource,
+  unsafePath,
 } from "./source.ts";

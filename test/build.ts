@@ -13,7 +13,7 @@ function newestMs(folder: string): number {
 }
 
 export default function build(): void {
-  const sources = ["engine", "kernels", "tokenizer", "library", "cli"].map((name) => join(root, name));
+  const sources = ["engine", "kernels", "tokenizer", "library", "hub", "cli"].map((name) => join(root, name));
   if (existsSync(stamp) && Math.max(...sources.map(newestMs)) < statSync(stamp).mtimeMs) return;
   const started = new Date();
   const tsc = join(root, "node_modules/typescript/bin/tsc");
