@@ -23,7 +23,7 @@ export interface HostOptions {
 
 /** Time by the WebGPU call that was made last: what follows it belongs to it. */
 const parts = {
-  writeBuffer: "encode", // the step's state is written, then its commands are recorded
+  createCommandEncoder: "encode",
   submit: "submit",
   mapAsync: "read back",
 } as const satisfies Partial<Record<DeviceCall, string>>;

@@ -12,6 +12,7 @@ export type DeviceCall =
   | "createComputePipeline"
   | "createBindGroup"
   | "writeBuffer"
+  | "createCommandEncoder"
   | "submit"
   | "mapAsync"
   | "workDone";
@@ -171,6 +172,11 @@ export class Device {
   writeBuffer(buffer: DeviceBuffer, offsetBytes: number, data: ArrayBufferView<ArrayBuffer>): void {
     this.#call("writeBuffer", buffer.label);
     this.gpu.queue.writeBuffer(buffer.gpu, offsetBytes, data);
+  }
+
+  createCommandEncoder(label: string): GPUCommandEncoder {
+    this.#call("createCommandEncoder", label);
+    return this.gpu.createCommandEncoder({ label });
   }
 
   submit(label: string, commands: GPUCommandBuffer[]): void {

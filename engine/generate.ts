@@ -1,9 +1,10 @@
-/** Generation: prefill, then one token after the other. */
+/** Generation: prefill, then token after token, which the GPU chooses by itself, several in a submit. */
 
 import { PhiError } from "./errors.ts";
-import type { Engine } from "./model.ts";
+import type { Batch, Engine } from "./model.ts";
+import type { Chooser } from "./plan.ts";
 import { ropeRegime } from "./rope.ts";
-import { checkSampling, createSampler, logProbability, type SamplingOptions } from "./sampler.ts";
+import { checkSampling, createSampler, logProbability, type Sampler, type SamplingOptions } from "./sampler.ts";
 
 export interface GenerateOptions {
   /** New tokens at most; 0 runs the prompt only. */
@@ -15,6 +16,8 @@ export interface GenerateOptions {
   /** End tokens; default the checkpoint's. */
   readonly stopIds?: readonly number[];
   readonly signal?: AbortSignal;
+  /** Decode steps of a submit, 1 to 32; default as many as take about 50 ms. */
+  readonly stepsPerSubmit?: number;
   /** Give each token's log-probability in the model's own distribution (before the sampler's changes). */
   readonly logprobs?: boolean;
 }
@@ -50,6 +53,21 @@ export interface GenerationResult {
   readonly stats: GenerationStats;
 }
 
+/** New tokens as they come, some at a time. */
+interface TokenSource {
+  /**
+   * At least one and at most `most` tokens, where logits are finite. None of them follows a stop id, but the caller looks
+   * for those too. `notFinite` counts the logits that are not finite where the next token would be.
+   */
+  next(most: number): Promise<{ readonly tokens: readonly GeneratedToken[]; readonly notFinite: number }>;
+  /** Prompt tokens that were run; known after the first call. */
+  readonly promptRun: number;
+  /** Milliseconds of encoding and submitting, and the steps that they were for. */
+  readonly host: { ms: number; steps: number };
+  /** Milliseconds of running the sequence again past longrope's original context. */
+  readonly recompute: { ms: number };
+}
+
 /** See `Model.generate`. */
 export async function* generate(
   engine: Engine,
@@ -64,80 +82,191 @@ export async function* generate(
   }
   checkSampling(sampling, engine.architecture.vocab);
   engine.checkPrompt(ids);
+  const { stepsPerSubmit } = options;
+  if (stepsPerSubmit !== undefined && !(Number.isInteger(stepsPerSubmit) && stepsPerSubmit >= 1)) {
+    throw new PhiError("usage", `stepsPerSubmit: expected an integer of at least 1, got ${stepsPerSubmit}`);
+  }
   const stopIds = new Set(options.ignoreEos ? [] : (options.stopIds ?? eosIds));
   const sampler = createSampler(sampling, engine.architecture.vocab);
   const generated: number[] = [];
-  let prefillMs = 0;
+  const source =
+    sampler.isGreedy && !options.logprobs
+      ? gpuSource(engine, ids, generated, [...stopIds], options)
+      : hostSource(engine, ids, generated, sampler, options);
   let firstTokenMs = 0;
-  let recomputeMs = 0;
-  let hostMs = 0;
-  let decodeSteps = 0;
 
   const release = await engine.exclusive();
   const began = performance.now();
   try {
-    const run = await engine.prefill(ids, signal);
-    if (maxTokens === 0) await engine.device.workDone();
-    let kind: "prefill" | "decode" = lastChunk(run, engine.chunkTokens) === 1 ? "decode" : "prefill";
-    let finishReason: FinishReason = "length";
-    while (generated.length < maxTokens) {
-      const choice = await engine.readChoice();
-      if (choice.notFinite > 0) throw await notFinite(engine, [...ids, ...generated], generated.length, release);
-      const logits = sampler.isGreedy && !options.logprobs ? undefined : await engine.readLogits(kind);
-      const id =
-        sampler.isGreedy || logits === undefined ? choice.id : sampler.sample(logits, { prompt: ids, generated });
-      if (generated.length === 0) {
-        firstTokenMs = performance.now() - began;
-        prefillMs = firstTokenMs;
-      }
-      generated.push(id);
-      const isEnough = yield logits !== undefined && options.logprobs
-        ? { id, logprob: logProbability(logits, id) }
-        : { id };
-      if (isEnough) {
-        finishReason = "stop";
-        break;
-      }
-      if (stopIds.has(id)) {
-        finishReason = "eos";
-        break;
-      }
-      const total = ids.length + generated.length;
-      if (generated.length === maxTokens) break;
-      if (total >= engine.context) {
-        finishReason = "context";
-        break;
-      }
-      if (signal?.aborted) throw new PhiError("aborted", "stopped");
-
-      const crosses = ropeRegime(engine.architecture.rope, total) !== engine.cache.regime;
-      const stepBegan = performance.now();
-      const count = await engine.prefill([...ids, ...generated], signal);
-      kind = lastChunk(count, engine.chunkTokens) === 1 ? "decode" : "prefill";
-      if (crosses) {
-        await engine.device.workDone();
-        recomputeMs += performance.now() - stepBegan;
-      } else {
-        hostMs += performance.now() - stepBegan;
-        decodeSteps++;
-      }
+    let finishReason: FinishReason | undefined;
+    if (maxTokens === 0) {
+      finishReason = "length";
+      await source.next(0);
     }
-    if (generated.length === 0) prefillMs = performance.now() - began;
+    while (finishReason === undefined) {
+      const room = engine.context - ids.length - generated.length;
+      // The token after a full context needs no room of its own: it is chosen, and not run.
+      const most = Math.min(maxTokens - generated.length, generated.length === 0 ? 1 : room);
+      const { tokens, notFinite } = await source.next(most);
+      if (generated.length === 0) firstTokenMs = performance.now() - began;
+      for (const token of tokens) {
+        generated.push(token.id);
+        const isEnough = yield token;
+        if (isEnough) finishReason = "stop";
+        else if (stopIds.has(token.id)) finishReason = "eos";
+        else if (generated.length === maxTokens) finishReason = "length";
+        else if (ids.length + generated.length >= engine.context) finishReason = "context";
+        else if (signal?.aborted) throw new PhiError("aborted", "stopped");
+        if (finishReason !== undefined) break;
+      }
+      if (finishReason !== undefined) break;
+      if (notFinite > 0) throw await notFiniteError(engine, [...ids, ...generated], generated.length, release);
+      if (tokens.length === 0) throw new Error("a submit of decode steps chose no token");
+    }
+    const prefillMs = generated.length === 0 ? performance.now() - began : firstTokenMs;
+    const { host, recompute, promptRun } = source;
     const stats: GenerationStats = {
       promptTokens: ids.length,
-      cachedTokens: ids.length - run,
+      cachedTokens: ids.length - promptRun,
       newTokens: generated.length,
       prefillMs,
       decodeMs: performance.now() - began - prefillMs,
       firstTokenMs,
-      dispatchesPerToken: engine.plan("decode").steps.length,
-      hostMsPerToken: decodeSteps === 0 ? 0 : hostMs / decodeSteps,
-      recomputeMs,
+      dispatchesPerToken: engine.plan("decode").steps.length + 1,
+      hostMsPerToken: host.steps === 0 ? 0 : host.ms / host.steps,
+      recomputeMs: recompute.ms,
     };
     return { finishReason, seed: sampler.seed, stats };
   } finally {
     release();
   }
+}
+
+/** What a submit of several steps should take: text still comes smoothly, and Ctrl-C is answered. */
+const batchMs = 50;
+
+/**
+ * Tokens that the GPU chooses. Steps that are short go into one submit, as many as take about `batchMs`, by the time
+ * that the last ones took; and while the GPU works on one submit the next is encoded.
+ */
+function gpuSource(
+  engine: Engine,
+  ids: readonly number[],
+  generated: readonly number[],
+  stopIds: readonly number[],
+  { signal, stepsPerSubmit }: GenerateOptions,
+): TokenSource {
+  const chooser: Chooser = "greedy";
+  const onTheWay: { readonly batch: Batch; readonly beganMs: number }[] = [];
+  let steps = Math.min(stepsPerSubmit ?? 1, engine.mostSteps); // of the next submit
+  let isShort = false;
+  let readMs = 0;
+  let promptRun = 0;
+  const host = { ms: 0, steps: 0 };
+  const recompute = { ms: 0 };
+
+  async function start(): Promise<Batch | undefined> {
+    const all = [...ids, ...generated];
+    const { run, batch } = await engine.prefill(all, { signal, chooser, drawn: generated.length });
+    if (generated.length === 0) promptRun = run;
+    return batch;
+  }
+
+  /** Steps from here on whose sequences are all in longrope's present regime. */
+  function stepsOfRegime(length: number): number {
+    const { rope } = engine.architecture;
+    if (ropeRegime(rope, length) !== engine.cache.regime) return 0;
+    const original = rope.longrope?.originalPositions ?? Number.POSITIVE_INFINITY;
+    return length > original ? Number.POSITIVE_INFINITY : original + 1 - length;
+  }
+
+  return {
+    get promptRun() {
+      return promptRun;
+    },
+    host,
+    recompute,
+    async next(most) {
+      if (most === 0) {
+        promptRun = (await engine.prefill(ids, { signal })).run;
+        await engine.device.workDone();
+        return { tokens: [], notFinite: 0 };
+      }
+      const total = ids.length + generated.length;
+      const inRegime = generated.length === 0 ? 0 : stepsOfRegime(total);
+      if (inRegime === 0) {
+        const beganMs = performance.now();
+        if (generated.length === 0) engine.control(stopIds);
+        const batch = await start();
+        if (batch === undefined) throw new Error("the prompt chose no token");
+        const read = await engine.readBatch(batch);
+        readMs = performance.now();
+        if (generated.length > 0) recompute.ms += readMs - beganMs;
+        return { tokens: read.ids.map((id) => ({ id })), notFinite: read.notFinite };
+      }
+      let ahead = onTheWay.reduce((sum, { batch }) => sum + batch.count, 0);
+      const room = Math.min(most, inRegime);
+      while (ahead < room && onTheWay.length < (isShort ? 2 : 1)) {
+        const count = Math.min(steps, room - ahead);
+        const beganMs = performance.now();
+        const batch = await engine.decode(generated.length + ahead, count, chooser, signal);
+        host.ms += performance.now() - beganMs;
+        host.steps += count;
+        onTheWay.push({ batch, beganMs });
+        ahead += count;
+      }
+      const [oldest] = onTheWay.splice(0, 1);
+      if (oldest === undefined) throw new Error("no steps are on their way");
+      const read = await engine.readBatch(oldest.batch);
+      const nowMs = performance.now();
+      const stepMs = (nowMs - Math.max(oldest.beganMs, readMs)) / oldest.batch.count;
+      readMs = nowMs;
+      isShort = stepMs * 2 <= batchMs;
+      if (stepsPerSubmit === undefined) {
+        steps = Math.max(1, Math.min(steps * 2, Math.floor(batchMs / stepMs), engine.mostSteps));
+      }
+      return { tokens: read.ids.map((id) => ({ id })), notFinite: read.notFinite };
+    },
+  };
+}
+
+/** Tokens that the host chooses from the logits of each step, which it needs where their probabilities are asked for. */
+function hostSource(
+  engine: Engine,
+  ids: readonly number[],
+  generated: readonly number[],
+  sampler: Sampler,
+  { signal, logprobs }: GenerateOptions,
+): TokenSource {
+  let promptRun = 0;
+  const host = { ms: 0, steps: 0 };
+  const recompute = { ms: 0 };
+  return {
+    get promptRun() {
+      return promptRun;
+    },
+    host,
+    recompute,
+    async next(most) {
+      const all = [...ids, ...generated];
+      const crosses = generated.length > 0 && ropeRegime(engine.architecture.rope, all.length) !== engine.cache.regime;
+      const beganMs = performance.now();
+      const { run } = await engine.prefill(all, { signal });
+      if (generated.length === 0) promptRun = run;
+      else if (!crosses) {
+        host.ms += performance.now() - beganMs;
+        host.steps++;
+      }
+      if (most === 0 || crosses) await engine.device.workDone();
+      if (crosses) recompute.ms += performance.now() - beganMs;
+      if (most === 0) return { tokens: [], notFinite: 0 };
+      const logits = await engine.readLogits(lastChunk(run, engine.chunkTokens) === 1 ? "decode" : "prefill");
+      const notFinite = countNonFinite(logits);
+      if (notFinite > 0) return { tokens: [], notFinite };
+      const id = sampler.sample(logits, { prompt: ids, generated });
+      return { tokens: [logprobs ? { id, logprob: logProbability(logits, id) } : { id }], notFinite };
+    },
+  };
 }
 
 /** Tokens in the last of the chunks that `tokens` tokens are run in. */
@@ -146,7 +275,7 @@ function lastChunk(tokens: number, chunkTokens: number): number {
 }
 
 /** Runs the sequence again with every layer's values kept, and names the first that is not finite. */
-async function notFinite(
+async function notFiniteError(
   engine: Engine,
   ids: readonly number[],
   token: number,
@@ -156,7 +285,7 @@ async function notFinite(
   let where = "nowhere when run again";
   search: for await (const { values } of engine.every("trace", ids)) {
     for (const [name, numbers] of values) {
-      if (hasNonFinite(numbers)) {
+      if (countNonFinite(numbers) > 0) {
         where = name;
         break search;
       }
@@ -167,6 +296,8 @@ async function notFinite(
   ]);
 }
 
-function hasNonFinite(values: Float32Array): boolean {
-  return values.some((value) => !Number.isFinite(value));
+function countNonFinite(values: Float32Array): number {
+  let count = 0;
+  for (const value of values) if (!Number.isFinite(value)) count++;
+  return count;
 }

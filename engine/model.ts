@@ -1,7 +1,7 @@
 /** A loaded model: weights, cache and plans on one device, and the calls that run them. */
 
-import { choiceBytes } from "../kernels/argmax.ts";
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import { controlWords, stateWords } from "../kernels/next.ts";
 import { type Cache, cacheRows, createCache, layerCacheBytes } from "./cache.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
@@ -12,7 +12,7 @@ import { Graph, type GraphKind } from "./graph.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
-import { buildPlan, explain, type Plan } from "./plan.ts";
+import { buildPlan, type Chooser, explain, type Plan } from "./plan.ts";
 import { ropeRegime } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
 import type { Folder } from "./source.ts";
@@ -193,6 +193,25 @@ interface EngineOptions {
   readonly kvRows: number;
 }
 
+/** Tokens that the GPU chooses in one submit. */
+export interface Batch {
+  /** Index of its first among the new tokens of the generation. */
+  readonly first: number;
+  readonly count: number;
+  /** Whether its steps ran the tokens that were chosen before, and not a prompt. */
+  readonly isDecode: boolean;
+  readonly staging: DeviceBuffer;
+}
+
+/** How much of a prompt was run, and the batch of its first new token where one was asked for. */
+export interface Prefilled {
+  readonly run: number;
+  readonly batch: Batch | undefined;
+}
+
+/** Submits of decode steps that may be on their way at a time. */
+const mostBatches = 2;
+
 /** Kinds of runner: the graph kinds, and the one of all positions with its named values kept. */
 type RunnerKind = GraphKind | "trace";
 
@@ -211,9 +230,16 @@ export class Engine {
   readonly #shared: Omit<SharedBuffers, "slots">;
   #slots: DeviceBuffer[] = [];
   #staging: DeviceBuffer | undefined;
+  /** Where states are read from, in turn: one more than can be on their way. */
+  readonly #stateStaging: readonly DeviceBuffer[];
+  #batches = 0;
   #gpuWeights: GpuWeights | undefined;
   /** The ids whose keys and values are in the cache, from position 0. */
   #cached: number[] = [];
+  /** The token that was chosen last, which no step that was read back has run. */
+  #next: number | undefined;
+  /** Steps that were submitted and not read back. */
+  #inFlight = 0;
   /** Positions that were ever written since the cache was last begun at 0: what a ring may have overwritten. */
   #written = 0;
   #queue: Promise<void> = Promise.resolve();
@@ -230,12 +256,15 @@ export class Engine {
     this.#shared = {
       state: device.createBuffer(
         "state",
-        16,
-        GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+        stateWords.all * 4,
+        GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC,
       ),
+      control: device.createBuffer("control", controlWords.all * 4, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST),
       ids: device.createBuffer("ids", options.chunkTokens * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST),
-      choice: device.createBuffer("choice", choiceBytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC),
     };
+    this.#stateStaging = Array.from({ length: mostBatches }, (_, i) =>
+      device.createBuffer(`state staging #${i}`, stateWords.all * 4, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST),
+    );
   }
 
   plan(kind: RunnerKind): Plan {
@@ -270,7 +299,10 @@ export class Engine {
 
   /** Compiles the pipelines of some plans. */
   async compile(kinds: readonly RunnerKind[]): Promise<void> {
-    const kernels = kinds.flatMap((kind) => this.plan(kind).steps.map((step) => step.kernel));
+    const kernels = kinds.flatMap((kind) => {
+      const { steps, choosers } = this.plan(kind);
+      return [...steps, ...(choosers.greedy === undefined ? [] : [choosers.greedy])].map((step) => step.kernel);
+    });
     await Promise.all(kernels.map((kernel) => this.#pipelines.get(kernel)));
   }
 
@@ -326,26 +358,100 @@ export class Engine {
     return release;
   }
 
+  /** The most steps that a submit may have: their tokens are all kept, and a ring keeps the rows that a shorter prefix needs. */
+  get mostSteps(): number {
+    const { kvRows, context, chunkTokens } = this.#options;
+    return Math.min(
+      stateWords.ring / mostBatches,
+      kvRows < context ? Math.ceil(chunkTokens / mostBatches) : stateWords.ring,
+    );
+  }
+
+  /** Tells the choosers after which ids to stop; of more than fit, the host stops at the rest. */
+  control(stopIds: readonly number[]): void {
+    const words = new Uint32Array(controlWords.all);
+    const stops = stopIds.slice(0, controlWords.mostStops);
+    words[controlWords.stops] = stops.length;
+    words.set(stops, controlWords.stopIds);
+    this.device.writeBuffer(this.#shared.control, 0, words);
+  }
+
   /**
    * Brings the cache to hold `ids`, as far as it must: keeps the prefix that it shares with what is cached, runs the
-   * rest in chunks, and leaves the logits of the last position in their slot. Returns the tokens that were run.
-   * longrope's factors follow the length of the whole sequence, so a change of regime runs all of it again.
+   * rest in chunks, and leaves the logits of the last position in their slot, or with `chooser` chooses the next token of
+   * them, the one of index `drawn`. longrope's factors follow the length of the whole sequence, so a change of regime
+   * runs all of it again.
    */
-  async prefill(ids: readonly number[], signal?: AbortSignal): Promise<number> {
+  async prefill(
+    ids: readonly number[],
+    { signal, chooser, drawn = 0 }: { signal?: AbortSignal | undefined; chooser?: Chooser; drawn?: number } = {},
+  ): Promise<Prefilled> {
     const regime = ropeRegime(this.architecture.rope, ids.length);
+    this.#written = Math.max(this.#written, this.#cached.length + this.#inFlight);
+    this.#inFlight = 0;
+    this.#next = undefined;
     const shared = regime === this.cache.regime ? this.#reusable(ids) : 0;
     this.cache.setRegime(regime);
     this.#cached.length = shared;
     if (shared === 0) this.#written = 0;
+    let batch: Batch | undefined;
     for (let past = shared; past < ids.length; past += this.chunkTokens) {
       if (signal?.aborted) throw new PhiError("aborted", "stopped");
       const chunk = ids.slice(past, past + this.chunkTokens);
       const runner = await this.runner(chunk.length === 1 ? "decode" : "prefill");
       this.#written = Math.max(this.#written, past + chunk.length); // before the run, which may stop half-way
-      await runner.run(chunk, past, signal);
+      if (chooser === undefined || past + chunk.length < ids.length) await runner.feed(chunk, past, drawn, { signal });
+      else {
+        batch = this.#nextBatch(drawn, 1, false);
+        await runner.feed(chunk, past, drawn, { signal, chooser, last: this.#copyState(batch) });
+      }
       this.#cached.push(...chunk);
     }
-    return ids.length - shared;
+    return { run: ids.length - shared, batch };
+  }
+
+  /**
+   * Submits `count` steps, each for the token that the one before it chose, the first of them the one of index `first`.
+   * At most `mostBatches` are on their way at a time; they are read in their order.
+   */
+  async decode(first: number, count: number, chooser: Chooser, signal?: AbortSignal): Promise<Batch> {
+    const runner = await this.runner("decode");
+    const batch = this.#nextBatch(first, count, true);
+    this.#inFlight += count;
+    await runner.repeat(count, { chooser, signal, last: this.#copyState(batch) });
+    return batch;
+  }
+
+  #nextBatch(first: number, count: number, isDecode: boolean): Batch {
+    const staging = this.#stateStaging[this.#batches++ % mostBatches];
+    if (staging === undefined) throw new Error("there is no staging buffer");
+    return { first, count, isDecode, staging };
+  }
+
+  #copyState({ staging }: Batch): (encoder: GPUCommandEncoder) => void {
+    const { state } = this.#shared;
+    return (encoder) => encoder.copyBufferToBuffer(state.gpu, 0, staging.gpu, 0, stateWords.all * 4);
+  }
+
+  /** The tokens of a batch, fewer than it has steps if one is a stop id or the count of logits not finite is above 0. */
+  async readBatch({ first, count, isDecode, staging }: Batch): Promise<{ ids: readonly number[]; notFinite: number }> {
+    const read = new Uint32Array(await this.device.readBack(staging, stateWords.all * 4));
+    const words = this.device.isNull ? read.fill(0) : read;
+    const [stopped, drawn, notFinite] = [stateWords.stopped, stateWords.drawn, stateWords.notFinite].map(
+      (word) => words[word] ?? 0,
+    );
+    const chosen = stopped === 1 ? Math.min(count, Math.max(0, (drawn ?? 0) - first)) : count;
+    const ids = Array.from(
+      { length: chosen },
+      (_, i) => words[stateWords.tokens + ((first + i) % stateWords.ring)] ?? 0,
+    );
+    if (isDecode) {
+      this.#inFlight = stopped === 1 ? 0 : this.#inFlight - count;
+      if (this.#next !== undefined) this.#cached.push(this.#next, ...ids.slice(0, -1));
+      this.#written = Math.max(this.#written, this.#cached.length);
+    }
+    this.#next = ids.at(-1);
+    return { ids, notFinite: stopped === 1 ? (notFinite ?? 0) : 0 };
   }
 
   /** Tokens of the cached prefix that `ids` can keep; at least the last of `ids` is run, for its logits. */
@@ -370,10 +476,11 @@ export class Engine {
       const { plan } = runner;
       this.cache.setRegime(ropeRegime(this.architecture.rope, ids.length));
       this.#cached = []; // this call writes over whatever was cached
+      this.#inFlight = 0;
       for (let past = 0; past < ids.length; past += plan.maxSeq) {
         if (signal?.aborted) throw new PhiError("aborted", "stopped");
         const chunk = ids.slice(past, past + plan.maxSeq);
-        await runner.run(chunk, past, signal);
+        await runner.feed(chunk, past, 0, { signal });
         const values = new Map<string, Float32Array>();
         for (const [name, { slot, cols }] of plan.taps)
           values.set(name, await this.#readSlot(slot, chunk.length * cols));
@@ -399,12 +506,6 @@ export class Engine {
     }
   }
 
-  /** The last position's best token, and how many of its logits are not finite. */
-  async readChoice(): Promise<{ id: number; notFinite: number }> {
-    const words = new Uint32Array(await this.#copyOut(this.#shared.choice, 12));
-    return this.device.isNull ? { id: 0, notFinite: 0 } : { id: words[0] ?? 0, notFinite: words[2] ?? 0 };
-  }
-
   /** The logits [vocab] of the last call of a generation plan. */
   readLogits(kind: "prefill" | "decode"): Promise<Float32Array> {
     const plan = this.plan(kind);
@@ -422,7 +523,7 @@ export class Engine {
       this.#staging?.dispose();
       this.#staging = this.device.createBuffer("staging", sizeBytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
     }
-    const encoder = this.device.gpu.createCommandEncoder();
+    const encoder = this.device.createCommandEncoder("read back");
     encoder.copyBufferToBuffer(source.gpu, 0, this.#staging.gpu, 0, sizeBytes);
     this.device.submit("read back", [encoder.finish()]);
     return this.device.readBack(this.#staging, sizeBytes);

@@ -36,7 +36,18 @@ async function moduleText(kernel: Kernel, texts: Map<string, Promise<string>>): 
     }),
   );
   const tile = Object.entries(kernel.tile).map(([name, value]) => `const ${name} = ${value}u;\n`);
-  return [...parts, ...tile].join("\n");
+  return inOneGroup([...parts, ...tile].join("\n"));
+}
+
+/**
+ * In the files a group says what kind of resource it holds. A pipeline takes them all in one, for each group that is set
+ * costs the host about as much as the dispatch itself.
+ */
+function inOneGroup(code: string): string {
+  return code.replace(
+    /@group\((\d+)\)\s*@binding\((\d+)\)/g,
+    (_, group, binding) => `@group(0) @binding(${Number(group) * 16 + Number(binding)})`,
+  );
 }
 
 const bindingPattern =

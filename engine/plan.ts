@@ -3,7 +3,6 @@
  * assigns values to slots by lifetime. Plain data, printable (`explain`) and testable without a GPU.
  */
 
-import { argmax } from "../kernels/argmax.ts";
 import { type AttentionTile, attention, type KvFormat, ropeAppend } from "../kernels/attention.ts";
 import { embed } from "../kernels/embed.ts";
 import type { Kernel } from "../kernels/kernel.ts";
@@ -11,6 +10,7 @@ import { lastRow } from "../kernels/last_row.ts";
 import type { Epilogue } from "../kernels/linear.ts";
 import { type MatmulTile, matmul } from "../kernels/matmul.ts";
 import { type MatvecTile, matvec } from "../kernels/matvec.ts";
+import { argmax } from "../kernels/next.ts";
 import { headNorm, layerNorm, rmsNorm } from "../kernels/norm.ts";
 import type { Packing } from "../kernels/weights.ts";
 import type { Graph, Node, Value } from "./graph.ts";
@@ -26,7 +26,7 @@ export type Operand =
   | { readonly perm: MatrixRef; readonly range: number }
   | { readonly vector: VectorRef }
   | { readonly cache: "keys" | "values"; readonly layer: number }
-  | { readonly shared: "state" | "ids" | "rope" | "choice" };
+  | { readonly shared: "state" | "ids" | "rope" | "control" };
 
 /** One dispatch. */
 export interface Step {
@@ -39,11 +39,17 @@ export interface Step {
   readonly flopsPerToken: number;
 }
 
+/** How the next token is chosen on the GPU: the likeliest one. */
+export type Chooser = "greedy";
+
 export interface Plan {
   readonly kind: Graph["kind"];
   /** Tokens that a call may have. */
   readonly maxSeq: number;
+  /** Up to the logits. */
   readonly steps: readonly Step[];
+  /** What makes the next token of them, a step a way of choosing; nothing in a plan that keeps all positions. */
+  readonly choosers: Readonly<Partial<Record<Chooser, Step>>>;
   /** Bytes of each slot. */
   readonly slotBytes: readonly number[];
   /** The slot of the logits [rows, vocab]. */
@@ -207,23 +213,27 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
     return { slot: index };
   };
   const steps = nodes.flatMap((node) => planNode(node, slot, options));
-  steps.push({
-    label: "argmax",
-    kernel: argmax(logits.cols, tuning.argmaxLanes),
-    bindings: { state, logits: slot(logits), choice: { shared: "choice" } },
-    flopsPerToken: 0,
-  });
+  const next = { state, control: { shared: "control" }, ids: { shared: "ids" }, logits: slot(logits) } as const;
+  const greedy = { kernel: argmax(logits.cols, tuning.argmaxLanes), bindings: next };
   const taps = new Map<string, { slot: number; cols: number }>();
   if (options.taps) {
     for (const [name, value] of graph.taps) taps.set(name, { slot: slotOf.get(value.id) ?? 0, cols: value.cols });
   }
-  const labelled = steps.map(({ kernel, ...step }) => ({
+  const finished = ({ kernel, ...step }: Step): Step => ({
     ...step,
     label: `${step.label} ${kernel.name}`,
     kernel: { ...kernel, constants: { ...kernel.constants, UNROLL: tuning.unroll ? 1 : 0 } },
-  }));
-  const logitsSlot = slotOf.get(logits.id) ?? 0;
-  return { kind: graph.kind, maxSeq, steps: labelled, slotBytes, logitsSlot, vocab: logits.cols, taps };
+  });
+  return {
+    kind: graph.kind,
+    maxSeq,
+    steps: steps.map(finished),
+    choosers: graph.kind === "all" ? {} : { greedy: finished({ label: "next", ...greedy, flopsPerToken: 0 }) },
+    slotBytes,
+    logitsSlot: slotOf.get(logits.id) ?? 0,
+    vocab: logits.cols,
+    taps,
+  };
 }
 
 const state: Operand = { shared: "state" };
@@ -330,15 +340,16 @@ function cacheBindings(layer: number): Record<string, Operand> {
   return { keys: { cache: "keys", layer }, values: { cache: "values", layer } };
 }
 
-/** A plan as text: a line per dispatch, with its slots. */
+/** A plan as text: a line per dispatch, with its slots, the one that chooses the likeliest token included. */
 export function explain(plan: Plan): string {
-  const lines = plan.steps.map((step) => {
+  const steps = [...plan.steps, ...(plan.choosers.greedy === undefined ? [] : [plan.choosers.greedy])];
+  const lines = steps.map((step) => {
     const operands = Object.entries(step.bindings).flatMap(([name, operand]) =>
       "slot" in operand ? [`${name}=#${operand.slot}`] : [],
     );
     return `  ${step.label}  ${operands.join(" ")}`;
   });
   const slots = plan.slotBytes.map((bytes, index) => `#${index} ${bytes}`).join(", ");
-  const head = `${plan.kind}: ${plan.steps.length} dispatches for up to ${plan.maxSeq} tokens; slots in bytes: ${slots}`;
+  const head = `${plan.kind}: ${steps.length} dispatches for up to ${plan.maxSeq} tokens; slots in bytes: ${slots}`;
   return [head, ...lines].join("\n");
 }

@@ -1,37 +1,49 @@
-/** A plan bound to buffers and pipelines: encodes a call with nothing left to allocate. */
+/** A plan bound to buffers and pipelines: encodes calls with nothing left to allocate. */
 
+import { stateWords } from "../kernels/next.ts";
 import type { Cache } from "./cache.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import type { Pipelines } from "./pipelines.ts";
-import type { Operand, Plan } from "./plan.ts";
+import type { Chooser, Operand, Plan, Step } from "./plan.ts";
 import type { GpuWeights } from "./upload.ts";
 
 /** The buffers that all plans of a model share. */
 export interface SharedBuffers {
-  /** Uniform: see kernels/state.wgsl. */
+  /** Uniform, and storage for the choosers: see kernels/next.wgsl. */
   readonly state: DeviceBuffer;
+  /** Uniform: what the choosers are told, see kernels/next.wgsl. */
+  readonly control: DeviceBuffer;
   /** Token ids of the call. */
   readonly ids: DeviceBuffer;
-  /** What `argmax` found. */
-  readonly choice: DeviceBuffer;
   /** Values by slot; at least as large as any plan asks for. */
   readonly slots: readonly DeviceBuffer[];
 }
 
+/** What a run does besides computing logits. */
+export interface RunOptions {
+  /** How the next token is chosen; without it the state stays as the host wrote it. */
+  readonly chooser?: Chooser;
+  /** Added to the last command buffer, behind the dispatches. */
+  readonly last?: (encoder: GPUCommandEncoder) => void;
+  /** A run that is estimated to take long is submitted in parts, so that this stops it between two of them. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface Runner {
   readonly plan: Plan;
-  /**
-   * Runs the plan for `ids` at positions `past` …: writes state and ids and submits. A call that is estimated to take
-   * long is submitted in parts, so that `signal` stops it between two of them.
-   */
-  run(ids: readonly number[], past: number, signal?: AbortSignal): Promise<void>;
+  /** Runs the plan for `ids` at positions `past` …: writes state and ids and submits. `drawn` tokens are chosen already. */
+  feed(ids: readonly number[], past: number, drawn: number, options?: RunOptions): Promise<void>;
+  /** Runs `count` steps of one token, each for the token that the one before it chose: nothing is written. */
+  repeat(count: number, options: RunOptions & { readonly chooser: Chooser }): Promise<void>;
 }
 
 interface BoundStep {
   readonly pipeline: GPUComputePipeline;
   readonly groups: readonly GPUBindGroup[];
   readonly grid: (seq: number) => readonly [number, number, number];
+  /** Its grid for one token. */
+  readonly single: readonly [number, number, number];
   readonly flopsPerToken: number;
 }
 
@@ -67,63 +79,107 @@ export async function createRunner(
     return "vector" in operand ? { buffer: gpu, size: operand.vector.length * 4 } : { buffer: gpu };
   }
 
-  const steps: BoundStep[] = await Promise.all(
-    plan.steps.map(async (step) => {
-      const pipeline = await pipelines.get(step.kernel);
-      const groups = pipeline.layouts.map((layout, group) => {
-        const entries = pipeline.bindings
-          .filter((binding) => binding.group === group)
-          .map(({ name, binding }) => {
-            const operand = step.bindings[name];
-            if (operand === undefined) throw new Error(`${step.label}: nothing is bound to "${name}"`);
-            return { binding, resource: bound(operand) };
-          });
-        return device.createBindGroup(step.label, layout, entries);
-      });
-      return { pipeline: pipeline.gpu, groups, grid: step.kernel.grid, flopsPerToken: step.flopsPerToken };
-    }),
-  );
+  async function bindStep(step: Step): Promise<BoundStep> {
+    const { kernel } = step;
+    const pipeline = await pipelines.get(kernel);
+    const groups = pipeline.layouts.map((layout, group) => {
+      const entries = pipeline.bindings
+        .filter((binding) => binding.group === group)
+        .map(({ name, binding }) => {
+          const operand = step.bindings[name];
+          if (operand === undefined) throw new Error(`${step.label}: nothing is bound to "${name}"`);
+          return { binding, resource: bound(operand) };
+        });
+      return device.createBindGroup(step.label, layout, entries);
+    });
+    return {
+      pipeline: pipeline.gpu,
+      groups,
+      grid: kernel.grid,
+      single: kernel.grid(1),
+      flopsPerToken: step.flopsPerToken,
+    };
+  }
 
-  const stateWords = new Uint32Array(4);
-  const idWords = new Uint32Array(plan.maxSeq);
+  const steps = await Promise.all(plan.steps.map(bindStep));
+  const choosing = new Map<Chooser, Promise<readonly BoundStep[]>>();
+  /** The steps with those that choose behind them, which are bound when they are first asked for. */
+  function withChooser(chooser: Chooser | undefined): Promise<readonly BoundStep[]> | readonly BoundStep[] {
+    if (chooser === undefined) return steps;
+    const known = choosing.get(chooser);
+    if (known !== undefined) return known;
+    const step = plan.choosers[chooser];
+    if (step === undefined) throw new Error(`${plan.kind}: chooses no token`);
+    const list = bindStep(step).then((last) => [...steps, last]);
+    choosing.set(chooser, list);
+    return list;
+  }
+  if (plan.choosers.greedy !== undefined) await withChooser("greedy");
+
   const budget = device.isSoftware ? submitFlops.software : submitFlops.gpu;
+
+  /** Encodes and submits `list` as often as `count` says, for `seq` tokens a time. */
+  async function submit(
+    list: readonly BoundStep[],
+    count: number,
+    seq: number,
+    { last, signal }: RunOptions,
+  ): Promise<void> {
+    const total = list.length * count;
+    let first = 0;
+    while (first < total) {
+      const encoder = device.createCommandEncoder(plan.kind);
+      const pass = encoder.beginComputePass();
+      const bound: (GPUBindGroup | undefined)[] = [];
+      let flops = 0;
+      let next = first;
+      for (; next < total && (next === first || flops < budget); next++) {
+        const step = list[next % list.length];
+        if (step === undefined) break;
+        pass.setPipeline(step.pipeline);
+        const { groups } = step;
+        for (let index = 0; index < groups.length; index++) {
+          const group = groups[index];
+          if (group === undefined || group === bound[index]) continue;
+          pass.setBindGroup(index, group);
+          bound[index] = group;
+        }
+        const [x, y, z] = seq === 1 ? step.single : step.grid(seq);
+        pass.dispatchWorkgroups(x, y, z);
+        flops += step.flopsPerToken * seq;
+      }
+      pass.end();
+      if (next >= total) last?.(encoder);
+      device.submit(plan.kind, [encoder.finish()]);
+      first = next;
+      if (first < total) {
+        await device.workDone();
+        if (signal?.aborted) throw new PhiError("aborted", "stopped");
+      }
+    }
+  }
+
+  const stateHead = new Uint32Array(stateWords.head);
+  const idWords = new Uint32Array(plan.maxSeq);
 
   return {
     plan,
-    async run(ids, past, signal) {
+    async feed(ids, past, drawn, options = {}) {
       const seq = ids.length;
       if (seq < 1 || seq > plan.maxSeq) throw new Error(`${plan.kind}: ${seq} tokens in a plan for ${plan.maxSeq}`);
-      stateWords[0] = past;
-      stateWords[1] = seq;
-      stateWords[3] = cache.rows;
+      const list = await withChooser(options.chooser);
+      stateHead.fill(0);
+      stateHead[stateWords.past] = past;
+      stateHead[stateWords.seq] = seq;
+      stateHead[stateWords.kvRows] = cache.rows;
+      stateHead[stateWords.drawn] = drawn;
       idWords.set(ids);
-      device.writeBuffer(shared.state, 0, stateWords);
+      device.writeBuffer(shared.state, 0, stateHead);
       device.writeBuffer(shared.ids, 0, idWords.subarray(0, seq));
-
-      let first = 0;
-      while (first < steps.length) {
-        const encoder = device.gpu.createCommandEncoder();
-        const pass = encoder.beginComputePass();
-        let flops = 0;
-        let next = first;
-        for (; next < steps.length && (next === first || flops < budget); next++) {
-          const step = steps[next];
-          if (step === undefined) break;
-          pass.setPipeline(step.pipeline);
-          step.groups.forEach((group, index) => {
-            pass.setBindGroup(index, group);
-          });
-          pass.dispatchWorkgroups(...step.grid(seq));
-          flops += step.flopsPerToken * seq;
-        }
-        pass.end();
-        device.submit(plan.kind, [encoder.finish()]);
-        first = next;
-        if (first < steps.length) {
-          await device.workDone();
-          if (signal?.aborted) throw new PhiError("aborted", "stopped");
-        }
-      }
+      await submit(list, 1, seq, options);
+    },
+    async repeat(count, options) {
+      await submit(await withChooser(options.chooser), count, 1, options);
     },
   };
 }

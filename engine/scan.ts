@@ -52,7 +52,7 @@ export function createScan(device: Device, ranges: number): WeightScan {
         return { binding, resource };
       });
       const label = `${ref.key} ${kernel.name}`;
-      const encoder = device.gpu.createCommandEncoder();
+      const encoder = device.createCommandEncoder(label);
       const pass = encoder.beginComputePass();
       pass.setPipeline(pipeline.gpu);
       pipeline.layouts.forEach((group, index) => {
@@ -68,7 +68,7 @@ export function createScan(device: Device, ranges: number): WeightScan {
     async first() {
       const staging = device.createBuffer("scan", sizeBytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
       try {
-        const encoder = device.gpu.createCommandEncoder();
+        const encoder = device.createCommandEncoder("scan");
         encoder.copyBufferToBuffer(found.gpu, 0, staging.gpu, 0, sizeBytes);
         device.submit("scan", [encoder.finish()]);
         const bytes = await device.readBack(staging, sizeBytes);

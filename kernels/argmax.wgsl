@@ -1,18 +1,12 @@
-// argmax: the id of the highest logit (the lowest such id), and how many logits are not finite
-//   logits [VOCAB]     choice: { id, highest as bits, count of non-finite }     grid: 1 workgroup of LANES threads
+// argmax: the id of the highest logit (the lowest such id) is the next token
+//   logits [VOCAB]     grid: 1 workgroup of LANES threads
 //   Not finite is judged by the exponent's bits: a comparison does not see NaN in WGSL.
+//   Appended: next.
 
 override VOCAB: u32;
 override LANES: u32;
 
-struct Choice {
-  id: u32,
-  highest: f32,
-  notFinite: u32,
-}
-
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
-@group(0) @binding(2) var<storage, read_write> choice: Choice;
+@group(0) @binding(3) var<storage, read> logits: array<f32>;
 
 var<workgroup> bestId: array<u32, LANES>;
 var<workgroup> best: array<f32, LANES>;
@@ -43,6 +37,6 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         highestId = bestId[i];
       }
     }
-    choice = Choice(highestId, highest, notFinite);
+    advance(highestId, notFinite);
   }
 }

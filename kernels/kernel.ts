@@ -21,6 +21,8 @@ export interface Kernel {
 
 /** Every kernel reads the call's state. */
 export const stateSnippet = new URL("./state.wgsl", import.meta.url);
+/** In its place for those that also write it, because they choose the next token. */
+export const nextSnippet = new URL("./next.wgsl", import.meta.url);
 
 const maxWorkgroups = 65535; // maxComputeWorkgroupsPerDimension, the same on all adapters
 

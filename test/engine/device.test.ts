@@ -35,7 +35,7 @@ async function workThrough(device: Device): Promise<ArrayBuffer> {
   const x = device.createBuffer("x", 256, storage());
   const back = device.createBuffer("back", 256, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
   const { gpu, layouts } = await createPipelines(device).get(lastRow(64));
-  const uniform = device.createBuffer("state", 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
+  const uniform = device.createBuffer("state", 32, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
   const y = device.createBuffer("y", 256, storage());
   device.writeBuffer(x, 0, new Float32Array(64));
   const [layout] = layouts;
@@ -45,7 +45,7 @@ async function workThrough(device: Device): Promise<ArrayBuffer> {
     layout,
     [uniform, x, y].map((buffer, binding) => ({ binding, resource: { buffer: buffer.gpu } })),
   );
-  const encoder = device.gpu.createCommandEncoder();
+  const encoder = device.createCommandEncoder("run");
   const pass = encoder.beginComputePass();
   pass.setPipeline(gpu);
   pass.setBindGroup(0, group);
@@ -82,7 +82,7 @@ describe("fault injection", () => {
     expect(bytes.byteLength).toBe(256);
     const all: readonly DeviceCall[] = [
       ...(["createBuffer", "createShaderModule", "createComputePipeline", "createBindGroup"] as const),
-      ...(["writeBuffer", "submit", "mapAsync", "workDone"] as const),
+      ...(["writeBuffer", "createCommandEncoder", "submit", "mapAsync", "workDone"] as const),
     ];
     expect([...new Set(calls)].toSorted()).toEqual([...all].toSorted());
     for (let k = 0; k < calls.length; k++) {

@@ -39,20 +39,23 @@ const unwritten = 0xfff1fdad;
 const guardWords = 16;
 
 /**
- * An input; a model's vector, which is bound at its exact length, as kernels take that for the number of columns; or an
- * output with its length in words (float32 or u32).
+ * An input; a model's vector, which is bound at its exact length, as kernels take that for the number of columns; an
+ * output with its length in words (float32 or u32); or one that is changed in place.
  */
 export type Operand =
   | Float32Array<ArrayBuffer>
   | Uint32Array<ArrayBuffer>
   | { readonly vector: Float32Array<ArrayBuffer> }
-  | { readonly output: number };
+  | { readonly output: number }
+  | { readonly inPlace: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> };
+type Written = { readonly output: number } | { readonly inPlace: unknown };
 type Outputs<Operands> = {
-  readonly [Name in keyof Operands as Operands[Name] extends { readonly output: number } ? Name : never]: Float32Array;
+  readonly [Name in keyof Operands as Operands[Name] extends Written ? Name : never]: Float32Array;
 };
 
 /**
- * Runs a kernel for `seq` tokens at positions past …; `operands` by their names in the WGSL file, `state` excepted.
+ * Runs a kernel for `seq` tokens at positions past …; `operands` by their names in the WGSL file, `state` only
+ * where a kernel writes it.
  * Loops are kept from being unrolled, where the kernel's constants do not say otherwise: software drivers compile long.
  */
 export async function runKernel<Operands extends Readonly<Record<string, Operand>>>(
@@ -74,9 +77,10 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
   try {
     const pipeline = await pipelines.get(kernel);
     const bound = new Map<string, GPUBufferBinding>();
-    const all: Readonly<Record<string, Operand>> = { ...operands, state: Uint32Array.of(past, seq, 0, kvRows) };
+    const state = Uint32Array.of(past, seq, 0, kvRows, 0, 0, 0, 0);
+    const all: Readonly<Record<string, Operand>> = { state, ...operands };
     for (const [name, operand] of Object.entries(all)) {
-      const data = "output" in operand ? undefined : "vector" in operand ? operand.vector : operand;
+      const data = dataOf(operand);
       const words = "output" in operand ? operand.output : (data?.length ?? 0);
       const image = new Uint32Array(words + guardWords).fill(unwritten);
       if (data !== undefined) image.set(new Uint32Array(data.buffer, data.byteOffset, words));
@@ -97,7 +101,7 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
         });
       return device.createBindGroup(kernel.name, layout, entries);
     });
-    const encoder = device.gpu.createCommandEncoder();
+    const encoder = device.createCommandEncoder(kernel.name);
     const pass = encoder.beginComputePass();
     pass.setPipeline(pipeline.gpu);
     groups.forEach((group, index) => {
@@ -107,11 +111,12 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
     pass.end();
     const results = Object.entries(operands).flatMap(([name, operand]) => {
       const source = bound.get(name);
-      if (!("output" in operand) || source === undefined) return [];
-      const bytes = (operand.output + guardWords) * 4;
+      const words = "output" in operand ? operand.output : "inPlace" in operand ? operand.inPlace.length : undefined;
+      if (words === undefined || source === undefined) return [];
+      const bytes = (words + guardWords) * 4;
       const copy = make(`${name} copy`, bytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
       encoder.copyBufferToBuffer(source.buffer, 0, copy.gpu, 0, bytes);
-      return [{ name, words: operand.output, copy, bytes }];
+      return [{ name, words, copy, bytes }];
     });
     device.submit(kernel.name, [encoder.finish()]);
     for (const { name, words, copy, bytes } of results) {
@@ -129,6 +134,13 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
     if (problem) throw new Error(`${kernel.name}: ${problem.message}`);
   }
   return outputs as Outputs<Operands>;
+}
+
+/** What an operand holds before the kernel runs; undefined for an output. */
+function dataOf(operand: Operand): Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | undefined {
+  if ("output" in operand) return undefined;
+  if ("vector" in operand) return operand.vector;
+  return "inPlace" in operand ? operand.inPlace : operand;
 }
 
 /** Buffers that are alive on the shared device: 0 between runs. */
