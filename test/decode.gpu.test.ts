@@ -72,7 +72,7 @@ describe.each(cases)("%s", (name) => {
     const below = (n: number) => Math.floor(random() * n);
     let sequence: readonly number[] = Array.from({ length: 20 }, () => below(many.vocabularySize));
     const ends = new Set<string>();
-    for (let call = 0; call < 24; call++) {
+    for (let call = 0; call < 14; call++) {
       // A prompt that shares what it can with what is cached: most of it, or all and some more.
       const kept = sequence.slice(0, Math.max(1, Math.min(context - 2, sequence.length - below(8))));
       const prompt = [...kept, ...Array.from({ length: below(3) }, () => below(many.vocabularySize))].slice(0, context);
