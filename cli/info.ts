@@ -7,6 +7,7 @@ import {
   type ModelDescription,
   PhiError,
   printable,
+  type StoredQuantization,
 } from "../engine/index.ts";
 import { openTokenizer } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -122,12 +123,19 @@ function modelRows(model: ModelDescription): string[][] {
     ["vocabulary", `${count(model.vocabulary)} tokens`],
     ["parameters", `${count(model.parameters)}: ${byPart.map(([part, n]) => `${part} ${count(n)}`).join(", ")}`],
     ...(model.tied ? [["head", "is the embedding"]] : []),
+    ...(model.quantization ? [["quantized", quantizationText(model.quantization)]] : []),
     [
       "context",
       `${count(maxPositions)} positions${window === undefined || window >= maxPositions ? "" : `, each sees the last ${count(window)}`}`,
     ],
     ["rope", `${rope.kind}, theta ${rope.theta}, ${rope.rotary} of ${model.headDim} dimensions${stretched}`],
   ];
+}
+
+function quantizationText({ method, bits, groupSize, symmetric, actOrder, modules }: StoredQuantization): string {
+  const group = groupSize === undefined ? "one group a row" : `groups of ${groupSize}`;
+  const order = actOrder ? ", act-order" : "";
+  return `${method.toUpperCase()}, ${bits} bits, ${group}, ${symmetric ? "symmetric" : "asymmetric"}${order}: ${count(modules)} modules`;
 }
 
 function needRows({ context, kv, kvBytesPer1000Tokens }: ModelDescription, needs: GpuNeeds): string[][] {
@@ -177,6 +185,16 @@ function report(
       parameters: model.parameters,
       parameters_by_part: model.parametersByPart,
       tied: model.tied,
+      quantization: model.quantization
+        ? {
+            method: model.quantization.method,
+            bits: model.quantization.bits,
+            group_size: model.quantization.groupSize ?? -1,
+            symmetric: model.quantization.symmetric,
+            act_order: model.quantization.actOrder,
+            modules: model.quantization.modules,
+          }
+        : null,
       max_positions: model.maxPositions,
       window: model.window ?? null,
       rope: {

@@ -15,6 +15,8 @@ export interface Checkpoint {
   readonly name: string;
   readonly config: ConfigReader;
   readonly generationConfig: ConfigReader | undefined;
+  /** What a quantizing tool wrote beside config.json; looked for where a tensor is quantized. */
+  readonly quantizeConfig: ConfigReader | undefined;
   /** Every tensor by its name. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   /** What the user should know, one line each. */
@@ -34,6 +36,8 @@ const indexFile = "model.safetensors.index.json";
 const singleFile = "model.safetensors";
 /** The published index with the most tensors (497,000) has 60 MB. */
 const maxIndexBytes = 100_000_000;
+/** Of GPTQ's tools and of AWQ's. */
+const quantizeFiles = ["quantize_config.json", "quant_config.json"];
 const maxShards = 10_000;
 const maxOpenFiles = 16;
 const maxNamesShown = 20;
@@ -75,10 +79,13 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     if (weights.map) refuseAbsent(weights.map, tensors);
     if (unlisted.length > 0)
       notes.push(`${indexFile} does not name ${unlisted.length} tensors, ignored: ${names(unlisted)}`);
+    const isQuantized = [...tensors.keys()].some((name) => name.endsWith(".qweight"));
+    const quantizeConfig = isQuantized ? await findQuantizeConfig(folder) : undefined;
     return {
       name: folder.name,
       config,
       generationConfig,
+      quantizeConfig,
       tensors,
       notes,
       folder,
@@ -101,6 +108,14 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     await pool.close().catch(() => undefined);
     throw error;
   }
+}
+
+async function findQuantizeConfig(folder: Folder): Promise<ConfigReader | undefined> {
+  for (const file of quantizeFiles) {
+    const text = await readWhole(folder, file, maxConfigBytes);
+    if (text !== undefined) return readConfig(file, text);
+  }
+  return undefined;
 }
 
 /** Reads a small file whole, or undefined if there is none. */

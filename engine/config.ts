@@ -51,6 +51,11 @@ export class ConfigReader {
     return this.#value(key) !== undefined;
   }
 
+  /** The field's value as a message shows it. */
+  show(key: string): string {
+    return describe(this.#value(key));
+  }
+
   keys(): string[] {
     return [...this.#fields.keys()];
   }

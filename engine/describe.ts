@@ -41,6 +41,19 @@ export interface CheckpointDescription {
   readonly problem: PhiError | undefined;
 }
 
+/** What config.json says of quantized modules. */
+export interface StoredQuantization {
+  readonly method: "gptq" | "awq";
+  readonly bits: 4 | 8;
+  /** Columns that share a scale; undefined: all of a row's. */
+  readonly groupSize: number | undefined;
+  readonly symmetric: boolean;
+  /** Whether the columns' groups follow an order of their own. */
+  readonly actOrder: boolean;
+  /** Modules that are stored quantized; the others are as they were. */
+  readonly modules: number;
+}
+
 export interface ModelDescription {
   /** `model_type` of config.json. */
   readonly type: string;
@@ -54,6 +67,8 @@ export interface ModelDescription {
   readonly vocabulary: number;
   readonly parameters: number;
   readonly parametersByPart: Readonly<Record<ModelPart, number>>;
+  /** How the files are quantized, if they are. */
+  readonly quantization: StoredQuantization | undefined;
   /** Whether the output head is the embedding. */
   readonly tied: boolean;
   /** Positions that the model was trained for. */
@@ -108,7 +123,14 @@ export async function describeCheckpoint(
   options: DescribeOptions = {},
 ): Promise<CheckpointDescription> {
   const checkpoint = await openCheckpoint(folder);
-  await checkpoint.close(); // from here on everything is known
+  try {
+    return await describeOpened(checkpoint, options);
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+async function describeOpened(checkpoint: Checkpoint, options: DescribeOptions): Promise<CheckpointDescription> {
   const stored = new Map<string, { tensors: number; bytes: number }>();
   for (const { dtype, sizeBytes } of checkpoint.tensors.values()) {
     const sum = stored.get(dtype) ?? { tensors: 0, bytes: 0 };
@@ -122,7 +144,7 @@ export async function describeCheckpoint(
     storedBytes: [...stored.values()].reduce((total, { bytes }) => total + bytes, 0),
   };
   try {
-    const { model, notes } = describeModel(checkpoint, options);
+    const { model, notes } = await describeModel(checkpoint, options);
     return { ...facts, notes: [...checkpoint.notes, ...notes], model, problem: undefined };
   } catch (error) {
     if (!(error instanceof PhiError && error.kind === "checkpoint")) throw error;
@@ -130,13 +152,13 @@ export async function describeCheckpoint(
   }
 }
 
-function describeModel(
+async function describeModel(
   checkpoint: Checkpoint,
   options: DescribeOptions,
-): { readonly model: ModelDescription; readonly notes: readonly string[] } {
+): Promise<{ readonly model: ModelDescription; readonly notes: readonly string[] }> {
   const architecture = readArchitecture(checkpoint.config);
   const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
-  const weights = checkWeights(checkpoint, architecture, declareWeights(architecture));
+  const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
   const context = checkContext(options.context, architecture);
   const kv = options.kv ?? "f16";
   const { name, layers, hidden, heads, kvHeads, headDim, vocab, maxPositions, window, rope } = architecture;
@@ -152,6 +174,7 @@ function describeModel(
     vocabulary: vocab,
     parameters: weights.parameters,
     parametersByPart,
+    quantization: storedQuantization(weights),
     tied: parametersByPart.head === 0,
     maxPositions,
     window,
@@ -168,6 +191,14 @@ function describeModel(
     needs: (adapter) => needsOf(architecture, weights, { context, kv }, adapter),
   };
   return { model, notes: [...weights.notes, ...defaults.notes] };
+}
+
+function storedQuantization({ quantization, declared, source }: CheckedWeights): StoredQuantization | undefined {
+  if (quantization === undefined) return undefined;
+  const { method, bits, groupCols, sym, descAct } = quantization;
+  const needs = [...declared.values()].flatMap((ref) => (ref.kind === "matrix" ? ref.tensors : []));
+  const modules = new Set(needs.filter((need) => source(need).tensors.length > 1).map(({ name }) => name)).size;
+  return { method, bits, groupSize: groupCols, symmetric: sym, actOrder: descAct, modules };
 }
 
 /** Tensor names of all Phi models, the more telling part of a name first: `self_attn.q_layernorm` is a norm. */
@@ -210,7 +241,7 @@ function needsOf(
   for (const ref of weights.declared.values()) {
     if (ref.kind === "vector") weightsBytes += rounded(ref.length * 4);
     else {
-      weightsBytes += matrixBytes(ref, weights.packing(ref));
+      weightsBytes += matrixBytes(ref, weights.packing(ref), bindingBytes);
       rangeCount += rowRanges(ref, weights.packing(ref), bindingBytes).length;
     }
   }

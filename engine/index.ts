@@ -10,6 +10,7 @@ export {
   type GpuNeeds,
   type ModelDescription,
   type ModelPart,
+  type StoredQuantization,
   type StoredTensors,
 } from "./describe.ts";
 export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";

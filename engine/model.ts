@@ -110,7 +110,7 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
   try {
     const architecture = readArchitecture(checkpoint.config);
     const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
-    const weights = checkWeights(checkpoint, architecture, declareWeights(architecture));
+    const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
     const context = checkContext(options.context, architecture);
     if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
 
@@ -532,7 +532,10 @@ export class Engine {
   memory(): ModelMemory {
     let weightsBytes = 0;
     for (const ref of this.#weights.declared.values()) {
-      weightsBytes += ref.kind === "matrix" ? matrixBytes(ref, this.#weights.packing(ref)) : ref.length * 4;
+      weightsBytes +=
+        ref.kind === "matrix"
+          ? matrixBytes(ref, this.#weights.packing(ref), this.device.maxBindingBytes)
+          : ref.length * 4;
     }
     const kvBytes = [...this.cache.keys, ...this.cache.values].reduce((sum, buffer) => sum + buffer.sizeBytes, 0);
     return { weightsBytes, kvBytes, arenaBytes: this.device.ledger.bytes - weightsBytes - kvBytes };

@@ -1,12 +1,22 @@
 /** Checks a checkpoint's tensors against what a model asks for, and streams them to the GPU. */
 
-import { groupShift, type Packing, rowBytes, samePacking, scaleRowBytes, weightLayouts } from "../kernels/weights.ts";
+import {
+  groupShift,
+  type Packing,
+  permutationBytes,
+  type QuantizedLayout,
+  rowBytes,
+  scaleRowBytes,
+} from "../kernels/weights.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError, printable } from "./errors.ts";
-import type { MatrixFormat, MatrixSource, PackedRows } from "./formats/format.ts";
-import { type FloatTensor, floatTensor, plain, plainBytes, toFloat32 } from "./formats/plain.ts";
-import type { Architecture } from "./models/architecture.ts";
+import { awq } from "./formats/awq.ts";
+import type { MatrixFormat, MatrixSource, PackedRows, ReadTensor } from "./formats/format.ts";
+import { gptq } from "./formats/gptq.ts";
+import { type FloatTensor, floatTensor, isPlain, plain, plainBytes, toFloat32 } from "./formats/plain.ts";
+import { openQuantization, type Quantization } from "./formats/quantization.ts";
+import { type Architecture, limits } from "./models/architecture.ts";
 import type { TensorInfo } from "./safetensors.ts";
 import { createScan } from "./scan.ts";
 import {
@@ -25,6 +35,8 @@ const maxNamesShown = 20;
 /** The checkpoint's tensors as the model will use them. */
 export interface CheckedWeights {
   readonly declared: ReadonlyMap<string, WeightRef>;
+  /** How the checkpoint says that it is quantized. */
+  readonly quantization: Quantization | undefined;
   /** How a matrix lies on the GPU. */
   packing(ref: MatrixRef): Packing;
   /** Where the rows of a matrix come from. */
@@ -39,19 +51,24 @@ export interface CheckedWeights {
   readonly notes: readonly string[];
 }
 
-/** The on-disk encodings that are looked for, in this order. */
-const formats: readonly MatrixFormat[] = [plain];
+/** The on-disk encodings that are looked for, in this order: each module has the one whose tensors are there. */
+function formatsOf(quantization: Quantization | undefined): readonly MatrixFormat[] {
+  if (quantization === undefined) return [plain];
+  return [quantization.method === "gptq" ? gptq(quantization) : awq(quantization), plain];
+}
 
 /**
- * Compares names, shapes and dtypes. Throws one PhiError "checkpoint" that names all the missing tensors, or all the
+ * Compares names, shapes and dtypes; of quantized modules also reads how their columns are ordered. Throws one PhiError "checkpoint" that names all the missing tensors, or all the
  * mis-shaped ones (up to 20 and a count), and refuses tensors of layers past the config's last.
  */
-export function checkWeights(
+export async function checkWeights(
   checkpoint: Checkpoint,
   architecture: Architecture,
   declared: ReadonlyMap<string, WeightRef>,
-): CheckedWeights {
+): Promise<CheckedWeights> {
   const { tensors } = checkpoint;
+  const quantization = await openQuantization(checkpoint);
+  const formats = formatsOf(quantization);
   const refs = [...declared.values()];
   const needs = refs.flatMap((ref) => ref.tensors.map((need) => ({ need, kind: ref.kind })));
   const formatOf = (need: TensorNeed) => formats.find((format) => format.stores(tensors, need));
@@ -73,7 +90,7 @@ export function checkWeights(
     const stored = tensors.get(need.name);
     const opened =
       kind === "matrix"
-        ? formatOf(need)?.open(tensors, need)
+        ? await formatOf(need)?.open(tensors, need, checkpoint.read)
         : stored === undefined
           ? stored
           : floatTensor(stored, need);
@@ -98,6 +115,13 @@ export function checkWeights(
       ["Is this config.json from another checkpoint?"],
     );
   }
+  const matrices = refs.filter((ref) => ref.kind === "matrix");
+  const biases = surplus.flatMap((name) => {
+    const module = name.replace(/\.bias$/, "");
+    const isMatrix = module !== name && sources.has(`${module}.weight`);
+    return isMatrix ? (tensors.get(name) ?? []) : [];
+  });
+  await refuseBiases(biases, checkpoint.read, architecture);
   const known = <Found>(found: ReadonlyMap<string, Found>, { name }: TensorNeed): Found => {
     const entry = found.get(name);
     if (entry === undefined) throw new Error(`${name} was not declared`);
@@ -105,10 +129,24 @@ export function checkWeights(
   };
   const source = (need: TensorNeed) => known(sources, need);
   const tensor = (need: TensorNeed) => known(vectors, need);
+  const packings = new Map(
+    matrices.map((ref) => [
+      ref.key,
+      commonPacking(
+        ref,
+        ref.tensors.map((need) => source(need).packing),
+      ),
+    ]),
+  );
+  const unused =
+    surplus.length === 0
+      ? []
+      : [`${surplus.length} tensors of the files are not used: ${list(surplus.map(printable))}`];
   const count = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1);
   return {
     declared,
-    packing: (ref) => commonPacking(ref.tensors.map((need) => source(need).packing)),
+    quantization,
+    packing: (ref) => packings.get(ref.key) ?? { layout: "f32" },
     source,
     tensor,
     parameters: needs.reduce((sum, { need }) => sum + count(need.shape), 0),
@@ -117,16 +155,46 @@ export function checkWeights(
         sum + (kind === "matrix" ? source(need).storedBytes : count(need.shape) * plainBytes(tensor(need).dtype)),
       0,
     ),
-    notes:
-      surplus.length === 0
-        ? []
-        : [`${surplus.length} tensors of the files are not used: ${list(surplus.map(printable))}`],
+    notes: [...(quantization?.notes ?? []), ...unused],
   };
 }
 
-/** The packing of matrices that are stacked: their own, or float32 where they differ. */
-function commonPacking([first, ...others]: readonly Packing[]): Packing {
-  return first !== undefined && others.every((other) => samePacking(first, other)) ? first : { layout: "f32" };
+/**
+ * The packing of matrices that are stacked: their own; where they are integers of the same size, that of the smallest
+ * groups, in an order of columns for each; else float32.
+ */
+function commonPacking(ref: MatrixRef, packings: readonly Packing[]): Packing {
+  const plain = { layout: "f32" } as const;
+  const common = packings.reduce((all, one) => {
+    if (!("group" in all && "group" in one)) return all.layout === one.layout ? all : plain;
+    const permuted = all.permuted || one.permuted;
+    const group = all.group < one.group ? all.group : one.group;
+    return all.layout === one.layout ? { layout: all.layout, group, ...(permuted && { permuted }) } : plain;
+  });
+  // The two parts of a dispatch share its input, and so the order of its columns.
+  const needsTwo = "group" in common && common.permuted && ref.parts === 2 && ref.tensors.length > 1;
+  return needsTwo ? plain : common;
+}
+
+/**
+ * A bias that the model has no use for must do nothing: AutoGPTQ writes zeros for modules without one. Throws a
+ * PhiError "checkpoint" for any other.
+ */
+async function refuseBiases(
+  biases: readonly TensorInfo[],
+  read: ReadTensor,
+  architecture: Architecture,
+): Promise<void> {
+  for (const bias of biases) {
+    if (!isPlain(bias.dtype)) continue;
+    const values = toFloat32(await read(bias, 0, Math.min(bias.sizeBytes, 4 * limits.ffn.max)), bias.dtype);
+    if (values.every((value) => value === 0)) continue;
+    throw new PhiError(
+      "checkpoint",
+      `${printable(bias.file)}: tensor "${printable(bias.name)}": expected zeros, for ${architecture.name} has no such bias, got others`,
+      ["Is this config.json from another checkpoint?"],
+    );
+  }
 }
 
 function list(items: readonly string[], separator = ", "): string {
@@ -150,7 +218,6 @@ export interface GpuWeights {
   vector(ref: VectorRef): DeviceBuffer;
 }
 
-const permutationBlock = weightLayouts.q4.blockCols;
 const flushBytes = 64 << 20; // a writeBuffer's staging memory is freed by the next finished submit
 
 function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: number | undefined, more = 0): never {
@@ -214,13 +281,13 @@ export async function uploadWeights(
     pendingBytes = 0;
   }
 
-  async function read(tensor: TensorInfo, offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
+  const read: ReadTensor = async (tensor, offsetBytes, lengthBytes, into) => {
     if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
-    const bytes = await checkpoint.read(tensor, offsetBytes, lengthBytes);
+    const bytes = await checkpoint.read(tensor, offsetBytes, lengthBytes, into);
     doneBytes += lengthBytes;
     onProgress?.(doneBytes, weights.storedBytes);
     return bytes;
-  }
+  };
 
   /** Hands on the rows of a range in pieces of consecutive rows of a part, the first of them row `row` of the range's. */
   async function eachPiece(
@@ -260,16 +327,16 @@ export async function uploadWeights(
     const shape = device.createBuffer(`${ref.key} rows`, words.byteLength, uniformUsage);
     device.writeBuffer(shape, 0, words);
     if (!("group" in packing)) await scan?.add(ref, range, packing.layout, weight);
-    const perm = "group" in packing && packing.permuted ? await uploadPermutation(ref, range) : undefined;
+    const perm = "group" in packing && packing.permuted ? uploadPermutation(ref, range, packing.layout) : undefined;
     return { weight, shape, ...(scales && { scales }), ...(perm && { perm }) };
   }
 
   /** The permutation of a range's columns, padded to whole blocks with columns that no input has. */
-  async function uploadPermutation(ref: MatrixRef, { firstRow }: RowRange): Promise<DeviceBuffer> {
+  function uploadPermutation(ref: MatrixRef, { firstRow }: RowRange, layout: QuantizedLayout): DeviceBuffer {
     const { need } = storedRow(ref, 0, firstRow);
-    const order = await weights.source(need).permutation?.(read);
+    const order = weights.source(need).permutation?.();
     if (order === undefined) throw new Error(`${ref.key} has no permutation`);
-    const padded = new Uint32Array(Math.ceil(ref.cols / permutationBlock) * permutationBlock).fill(0xffffffff);
+    const padded = new Uint32Array(permutationBytes(layout, ref.cols) / 4).fill(0xffffffff);
     padded.set(order);
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
     const buffer = device.createBuffer(`${ref.key} perm`, padded.byteLength, usage);

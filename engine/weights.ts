@@ -3,7 +3,7 @@
  * in the checkpoint; declaring costs nothing, so that missing and mis-shaped tensors are all known before any upload.
  */
 
-import { type Packing, rowBytes, scaleRowBytes } from "../kernels/weights.ts";
+import { type Packing, permutationBytes, rowBytes, scaleRowBytes } from "../kernels/weights.ts";
 
 /** A tensor of the checkpoint with the shape that the model expects. */
 export interface TensorNeed {
@@ -186,9 +186,11 @@ function rowsByTensor({ runs }: MatrixRef): readonly number[] {
   return counts;
 }
 
-/** Bytes of a matrix on the GPU, padding and scales included. */
-export function matrixBytes(ref: MatrixRef, packing: Packing): number {
-  return (rowBytes(packing.layout, ref.cols) + scaleRowBytes(packing, ref.cols)) * ref.rows * ref.parts;
+/** Bytes of a matrix on the GPU: padding, scales and the order of columns, which each range has, included. */
+export function matrixBytes(ref: MatrixRef, packing: Packing, maxBindingBytes: number): number {
+  const rows = (rowBytes(packing.layout, ref.cols) + scaleRowBytes(packing, ref.cols)) * ref.rows * ref.parts;
+  if (!("group" in packing && packing.permuted)) return rows;
+  return rows + permutationBytes(packing.layout, ref.cols) * rowRanges(ref, packing, maxBindingBytes).length;
 }
 
 /** Rows that lie one after the other in a tensor and, of each part, in the matrix. */

@@ -48,14 +48,15 @@ export function scaleRowBytes(packing: Packing, cols: number): number {
   return "group" in packing ? 4 * Math.ceil(cols / packing.group) : 0;
 }
 
+/** Bytes of the order of permuted columns: a word for each column of the blocks. */
+export function permutationBytes(layout: QuantizedLayout, cols: number): number {
+  const { blockCols } = weightLayouts[layout];
+  return 4 * blockCols * Math.ceil(cols / blockCols);
+}
+
 /** Blocks that share a scale, as a power of two: what `matrix.groupShift` holds. */
 export function groupShift(packing: Packing): number {
   return "group" in packing ? Math.log2(packing.group / weightLayouts[packing.layout].blockCols) : 0;
-}
-
-export function samePacking(a: Packing, b: Packing): boolean {
-  if (!("group" in a && "group" in b)) return a.layout === b.layout;
-  return a.layout === b.layout && a.group === b.group && (a.permuted ?? false) === (b.permuted ?? false);
 }
 
 const matrix = new URL("./weights/matrix.wgsl", import.meta.url);

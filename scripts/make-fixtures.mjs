@@ -22,6 +22,8 @@ const cases = [
   "phi-3-small-128k",
   "phi-3-small-8k",
   "phi-4",
+  "phi-4-awq-gemm-g32",
+  "phi-4-gptq-act-order-g32",
   "phi-4-mini",
 ];
 const keptFields = ["case", "computed_by", "weights_dtype", "weight_seed", "greedy_note", "hidden"];

@@ -7,8 +7,13 @@ import type { Packing } from "../../kernels/weights.ts";
 import type { TensorInfo } from "../safetensors.ts";
 import type { TensorNeed } from "../weights.ts";
 
-/** Reads bytes of a tensor; counts them for the progress. The bytes are the caller's until its next read. */
-export type ReadTensor = (tensor: TensorInfo, offsetBytes: number, lengthBytes: number) => Promise<Uint8Array>;
+/** Reads bytes of a tensor, as `Checkpoint.read` does; counts them for the progress. */
+export type ReadTensor = (
+  tensor: TensorInfo,
+  offsetBytes: number,
+  lengthBytes: number,
+  into?: Uint8Array,
+) => Promise<Uint8Array>;
 
 /** Consecutive rows as they lie on the GPU. */
 export interface PackedRows {
@@ -28,19 +33,27 @@ export interface MatrixSource {
   /** Bytes that are read for the rows that the model uses. */
   readonly storedBytes: number;
   /**
-   * Rows firstRow … firstRow + rows - 1 in order, some MiB at a time, in the source's own packing or as float32 (where
-   * it is stacked with matrices of another one). Throws a PhiError "checkpoint" for contents that the format does not have.
+   * Rows firstRow … firstRow + rows - 1 in order, some MiB at a time, in the source's own packing or in one that
+   * `commonPacking` gave. Throws a PhiError "checkpoint" for contents that the format does not have.
    */
   rows(read: ReadTensor, firstRow: number, rows: number, as: Packing): AsyncIterable<PackedRows>;
-  /** The input that each stored column belongs to [cols], where the packing is permuted. */
-  permutation?(read: ReadTensor): Promise<Uint32Array<ArrayBuffer>>;
+  /** The input that each packed column belongs to [cols], where rows are packed as permuted. */
+  permutation?(): Uint32Array<ArrayBuffer>;
 }
 
 export interface MatrixFormat {
   /** Whether the files store this matrix in the format. */
   stores(tensors: ReadonlyMap<string, TensorInfo>, need: TensorNeed): boolean;
-  /** The matrix, or what is wrong with its tensors, as `<file>: tensor "<name>": expected <x>, got <y>`. */
-  open(tensors: ReadonlyMap<string, TensorInfo>, need: TensorNeed): MatrixSource | { readonly problem: string };
+  /**
+   * The matrix, or what is wrong with its tensors, as `<file>: tensor "<name>": expected <x>, got <y>`. Reads no more
+   * than says how the rows are packed.
+   */
+  open(tensors: ReadonlyMap<string, TensorInfo>, need: TensorNeed, read: ReadTensor): Promise<MatrixSource | Problem>;
+}
+
+/** What is wrong with a tensor. */
+export interface Problem {
+  readonly problem: string;
 }
 
 /** Bytes that a source reads and gives at a time, about. */

@@ -4,7 +4,7 @@ import { type PlainLayout, rowBytes } from "../../kernels/weights.ts";
 import { printable } from "../errors.ts";
 import type { TensorInfo } from "../safetensors.ts";
 import type { TensorNeed } from "../weights.ts";
-import { hasShape, type MatrixFormat, type MatrixSource, pieceBytes } from "./format.ts";
+import { hasShape, type MatrixFormat, type MatrixSource, type Problem, pieceBytes } from "./format.ts";
 
 /** The dtypes of safetensors that are read here. */
 export type PlainDType = "F32" | "F16" | "BF16";
@@ -74,7 +74,7 @@ function packRows(bytes: Uint8Array, dtype: PlainDType, layout: PlainLayout, col
 export type FloatTensor = TensorInfo & { readonly dtype: PlainDType };
 
 /** A tensor as the model needs it, or what is wrong with it. */
-export function floatTensor(tensor: TensorInfo, need: TensorNeed): FloatTensor | { readonly problem: string } {
+export function floatTensor(tensor: TensorInfo, need: TensorNeed): FloatTensor | Problem {
   const where = `${printable(tensor.file)}: tensor "${printable(need.name)}"`;
   if (!isPlain(tensor.dtype)) return { problem: `${where}: expected F32, F16 or BF16, got ${tensor.dtype}` };
   if (!hasShape(tensor, need)) {
@@ -89,7 +89,7 @@ export function floatTensor(tensor: TensorInfo, need: TensorNeed): FloatTensor |
 /** A tensor of the matrix's own name, [rows, cols] row by row. */
 export const plain: MatrixFormat = {
   stores: (tensors, need) => tensors.has(need.name),
-  open(tensors, need) {
+  async open(tensors, need) {
     const stored = tensors.get(need.name);
     if (stored === undefined) throw new Error(`${need.name} is not stored`);
     const tensor = floatTensor(stored, need);

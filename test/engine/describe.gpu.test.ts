@@ -12,6 +12,7 @@ test.each([
   ["models/phi-tiny", { kv: "int8", context: 77 }],
   ["test/fixtures/models/phi-3-mini-4k", { kv: "f32" }],
   ["test/fixtures/models/phi-4-mini", { kv: "f16", context: 300 }],
+  ["test/fixtures/models/phi-4-gptq-act-order-g32", { kv: "f32" }],
 ] as const)("%s %j: bytes on the GPU", async (path, options) => {
   const folder = await openFolder(join(root, path));
   const adapter = await testAdapter();
