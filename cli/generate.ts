@@ -13,7 +13,15 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
-import { describeModel, note, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import {
+  checkMemory,
+  describeModel,
+  note,
+  type OpenedModel,
+  openModel,
+  openModelFolder,
+  type RunOptions,
+} from "./model.ts";
 import { checkIds } from "./options.ts";
 import { print, printUntrusted } from "./output.ts";
 
@@ -61,6 +69,7 @@ export async function generate(
   if (options.ids !== undefined) checkPrompt(options.ids, described);
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
+  checkMemory(described, adapter.adapter);
   const needsText = options.ids === undefined && !options.explain;
   // Before the weights: a prompt that cannot be read is said at once.
   const text = needsText ? (prompt ?? (await readText(process.stdin, options.lossy ?? false, signal))) : "";

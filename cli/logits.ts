@@ -2,7 +2,7 @@
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { PhiError, printable, safetensorsHeader } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
 
 /** Options of `phi logits`. */
@@ -16,13 +16,15 @@ export interface LogitsOptions extends RunOptions {
  */
 export async function logits(options: LogitsOptions, signal: AbortSignal): Promise<void> {
   const folder = await openModelFolder(options.model, options.allowSymlinks);
-  const { vocabulary, context } = await describeModel(folder, options);
+  const described = await describeModel(folder, options);
+  const { vocabulary, context } = described;
   checkIds("--ids", options.ids, vocabulary);
   if (options.ids.length > context) {
     throw new PhiError("usage", `prompt is ${options.ids.length} tokens, context is ${context}`);
   }
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
+  checkMemory(described, adapter.adapter);
   const opened = await openModel(folder, adapter, options, "none", signal);
   const partial = `${options.output}.${process.pid}.incomplete`;
   let file: FileHandle | undefined;

@@ -1,4 +1,5 @@
 /** Opening what a command runs: folder, adapter, model and tokenizer. */
+import { totalmem } from "node:os";
 import {
   describeCheckpoint,
   type Folder,
@@ -12,6 +13,7 @@ import {
 import type { OpenedAdapter } from "../library/adapter.ts";
 import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
+import { formatBytes } from "./format.ts";
 import { bundledModel } from "./package.ts";
 
 /** Options of every command that runs a model. */
@@ -45,6 +47,25 @@ export async function describeModel(folder: Folder, options: RunOptions): Promis
   });
   if (model === undefined) throw problem;
   return model;
+}
+
+/**
+ * Refuses a model that this machine has no memory for, where a software adapter computes in it: the system would end the
+ * process. What a GPU has, WebGPU does not tell.
+ */
+export function checkMemory(
+  { context, needs }: Pick<ModelDescription, "context" | "needs">,
+  adapter: GPUAdapter,
+  memoryBytes = totalmem(),
+): void {
+  const { isSoftware, totalBytes, weightsBytes, kvBytes } = needs(adapter);
+  if (!isSoftware || totalBytes <= memoryBytes) return;
+  const parts = `weights ${formatBytes(weightsBytes)}, cache of ${context} positions ${formatBytes(kvBytes)}`;
+  throw new PhiError(
+    "machine",
+    `the model needs ${formatBytes(totalBytes)} (${parts}), and this machine has ${formatBytes(memoryBytes)}`,
+    ["A software adapter computes in this machine's memory: give a smaller --context, or use a GPU."],
+  );
 }
 
 /**

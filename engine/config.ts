@@ -210,9 +210,29 @@ export function readGenerationDefaults(
   vocabularySize: number,
 ): GenerationDefaults {
   const ids = { min: 0, max: vocabularySize - 1 };
-  const [bosId] = (generation?.has("bos_token_id") ? generation : config).integers("bos_token_id", ids);
-  const eosIds = (generation?.has("eos_token_id") ? generation : config).integers("eos_token_id", ids);
-  if (!generation) return { bosId, eosIds, doSample: false, notes: [] };
+  const notes: string[] = [];
+  const idsOf = (key: string) => {
+    if (!generation?.has(key)) return config.integers(key, ids);
+    try {
+      config.integers(key, ids);
+    } catch (error) {
+      if (!(error instanceof PhiError)) throw error;
+      notes.push(`${error.message}; ${generation.file} is followed`);
+    }
+    return generation.integers(key, ids);
+  };
+  for (const key of ["torch_dtype", "dtype"]) {
+    if (!config.has(key)) continue;
+    try {
+      config.oneOf(key, ["float32", "float16", "bfloat16", "auto"]);
+    } catch (error) {
+      if (!(error instanceof PhiError)) throw error;
+      notes.push(`${error.message}; the tensors' own types are followed`);
+    }
+  }
+  const [bosId] = idsOf("bos_token_id");
+  const eosIds = idsOf("eos_token_id");
+  if (!generation) return { bosId, eosIds, doSample: false, notes };
 
   const doSample = generation.boolean("do_sample", false);
   const sampling = {
@@ -224,7 +244,6 @@ export function readGenerationDefaults(
       repetitionPenalty: generation.number("repetition_penalty", { above: 0 }),
     }),
   };
-  const notes: string[] = [];
   const { file } = generation;
   if (!doSample && sampling.temperature !== undefined && sampling.temperature !== 1) {
     notes.push(`${file}: "temperature" ${sampling.temperature} is not followed: "do_sample" is not true`);

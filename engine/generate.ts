@@ -15,6 +15,8 @@ export interface GenerateOptions {
   readonly ignoreEos?: boolean;
   /** End tokens; default the checkpoint's. */
   readonly stopIds?: readonly number[];
+  /** Ids from here on are padding that no token has: never chosen. Default: the model's vocabulary. */
+  readonly vocabularySize?: number;
   readonly signal?: AbortSignal;
   /** Decode steps of a submit, 1 to 32; default as many as take about 50 ms. */
   readonly stepsPerSubmit?: number;
@@ -87,12 +89,14 @@ export async function* generate(
     throw new PhiError("usage", `stepsPerSubmit: expected an integer of at least 1, got ${stepsPerSubmit}`);
   }
   const stopIds = new Set(options.ignoreEos ? [] : (options.stopIds ?? eosIds));
-  const sampler = createSampler(sampling, engine.architecture.vocab);
+  const vocab = Math.min(engine.architecture.vocab, options.vocabularySize ?? engine.architecture.vocab);
+  const sampler = createSampler(sampling, vocab);
   const generated: number[] = [];
-  const source =
+  const first =
     sampler.isGreedy && !options.logprobs
       ? gpuSource(engine, ids, generated, [...stopIds], options)
       : hostSource(engine, ids, generated, sampler, options);
+  let source = first;
   let firstTokenMs = 0;
 
   const release = await engine.exclusive();
@@ -109,7 +113,9 @@ export async function* generate(
       const most = Math.min(maxTokens - generated.length, generated.length === 0 ? 1 : room);
       const { tokens, notFinite } = await source.next(most);
       if (generated.length === 0) firstTokenMs = performance.now() - began;
+      const isPadding = tokens.some(({ id }) => id >= vocab);
       for (const token of tokens) {
+        if (token.id >= vocab) break;
         generated.push(token.id);
         const isEnough = yield token;
         if (isEnough) finishReason = "stop";
@@ -120,11 +126,17 @@ export async function* generate(
         if (finishReason !== undefined) break;
       }
       if (finishReason !== undefined) break;
+      if (isPadding) {
+        // The GPU does not know which ids are padding. A trained model hardly ever prefers one, so the host goes on.
+        source = hostSource(engine, ids, generated, sampler, options);
+        continue;
+      }
       if (notFinite > 0) throw await notFiniteError(engine, [...ids, ...generated], generated.length, release);
       if (tokens.length === 0) throw new Error("a submit of decode steps chose no token");
     }
     const prefillMs = generated.length === 0 ? performance.now() - began : firstTokenMs;
-    const { host, recompute, promptRun } = source;
+    const { host, recompute } = source;
+    const { promptRun } = first;
     const stats: GenerationStats = {
       promptTokens: ids.length,
       cachedTokens: ids.length - promptRun,

@@ -178,7 +178,8 @@ function textModel(model: EngineModel, parsed: ParsedTokenizer, name: string, re
       if (stop.includes("")) throw new PhiError("usage", "stop: expected at least one character, got an empty string");
       if (stop.length > 0) needed();
       const sampling = samplingUnder(model.generationDefaults, options.sampling ?? {});
-      const tokens = model.generate(idsOf(prompt), { ...options, maxTokens, sampling });
+      const padding = tokenizer && { vocabularySize: tokenizer.vocabularySize };
+      const tokens = model.generate(idsOf(prompt), { ...padding, ...options, maxTokens, sampling });
       return yield* textPieces(tokens, tokenizer, stop);
     },
     dispose() {

@@ -161,6 +161,17 @@ describe("readGenerationDefaults", () => {
     expect(defaults("{}", '{"temperature": 0.7}').notes).toHaveLength(1);
     expect(defaults("{}", '{"do_sample": true, "temperature": 0}').notes).toHaveLength(1);
     expect(defaults("{}", '{"num_beams": 4}').notes[0]).toMatch(/^generation_config\.json: "num_beams" 4/);
+    const { eosIds, notes } = defaults('{"eos_token_id": 256}', '{"eos_token_id": 9}');
+    expect({ eosIds, notes }).toEqual({
+      eosIds: [9],
+      notes: [
+        'config.json: "eos_token_id": expected an integer from 0 to 255, got 256; generation_config.json is followed',
+      ],
+    });
+    expect(defaults('{"torch_dtype": "float8"}').notes[0]).toMatch(
+      /^config\.json: "torch_dtype": .* got "float8"; the tens/,
+    );
+    expect(defaults('{"torch_dtype": "bfloat16", "dtype": null}').notes).toEqual([]);
   });
 
   const refused: [config: string, generation: string | undefined, message: RegExp][] = [

@@ -87,6 +87,17 @@ test("is refused: an unknown role, an empty stop string, an empty list, a foreig
   expect((await whole(model.generate(story.prompt, { maxTokens: 1 }))).ids).toEqual(story.greedy_ids.slice(0, 1));
 });
 
+test("ids that no token has are never chosen", async () => {
+  const [best = 0] = story.greedy_ids;
+  let last = new Float32Array();
+  for await (const { values } of model.logits(story.prompt_ids)) last = values.slice(-model.vocabularySize);
+  const options = { vocabularySize: best, maxTokens: 1 };
+  const greedy = await whole(model.generate(story.prompt_ids, options));
+  expect(greedy.ids).toEqual([last.indexOf(Math.max(...last.subarray(0, best)))]);
+  const drawn = await whole(model.generate(story.prompt_ids, { ...options, sampling: { temperature: 9, seed: 2 } }));
+  expect(drawn.ids[0]).toBeLessThan(best);
+});
+
 test("an abort signal ends it", async () => {
   const abort = new AbortController();
   const pieces = model.generate(story.prompt, { signal: abort.signal });
