@@ -23,7 +23,7 @@ const defaultWindow = 1024;
 
 /** Prints the figures. What can be refused is before an adapter is looked for. */
 export async function evaluateText(options: EvalOptions, signal: AbortSignal): Promise<void> {
-  const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
   const { maxPositions, vocabulary } = await describeModel(folder, options);
   const context = options.context ?? Math.min(defaultWindow, maxPositions);
   if (options.stride !== undefined && options.stride > context) {
@@ -34,7 +34,7 @@ export async function evaluateText(options: EvalOptions, signal: AbortSignal): P
   const baseFolder =
     options.against === undefined || options.against === "none"
       ? folder
-      : await openModelFolder(options.against, options.allowSymlinks);
+      : await openModelFolder(options.against, options.allowSymlinks, { ...options, signal });
   if (baseFolder !== folder) {
     const other = await describeModel(baseFolder, base);
     if (other.vocabulary !== vocabulary) {

@@ -13,17 +13,9 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
-import {
-  checkMemory,
-  describeModel,
-  note,
-  type OpenedModel,
-  openModel,
-  openModelFolder,
-  type RunOptions,
-} from "./model.ts";
+import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
-import { print, printUntrusted } from "./output.ts";
+import { note, print, printUntrusted } from "./output.ts";
 
 /** Options of `phi generate`, read and checked one by one. */
 export interface GenerateCommandOptions extends RunOptions {
@@ -63,7 +55,7 @@ export async function generate(
   signal: AbortSignal,
 ): Promise<void> {
   checkCombination(prompt, options);
-  const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
   const described = await describeModel(folder, options);
   checkIds("--logit-bias", options.logitBias.keys(), described.vocabulary);
   if (options.ids !== undefined) checkPrompt(options.ids, described);

@@ -1,5 +1,4 @@
 /** `phi info`: what a checkpoint is and what it takes, from its headers. */
-import { freemem, totalmem } from "node:os";
 import {
   type CheckpointDescription,
   describeCheckpoint,
@@ -12,9 +11,10 @@ import {
 import { openTokenizer } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart, wantedAdapter } from "./adapter.ts";
+import { judge, type Verdict } from "./fit.ts";
 import { formatBytes, jsonLine } from "./format.ts";
-import { note, openModelFolder, type RunOptions } from "./model.ts";
-import { print } from "./output.ts";
+import { openModelFolder, type RunOptions } from "./model.ts";
+import { note, print } from "./output.ts";
 
 /** Options of `phi info`. */
 export interface InfoOptions extends RunOptions {
@@ -29,18 +29,12 @@ interface TextFacts {
   readonly problem: Error | undefined;
 }
 
-/** Whether a model fits an adapter; undefined where nothing stands against it, but its memory is not known. */
-interface Verdict {
-  readonly fits: boolean | undefined;
-  readonly reason: string;
-}
-
 /**
  * Prints what the headers say. A checkpoint whose headers are bad is an error at once; one that is readable but no model
  * of ours is described first.
  */
 export async function info(options: InfoOptions): Promise<void> {
-  const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const folder = await openModelFolder(options.model, options.allowSymlinks, { need: "headers" });
   const description = await describeCheckpoint(folder, {
     kv: options.kv,
     ...(options.context !== undefined && { context: options.context }),
@@ -70,18 +64,6 @@ async function adapterIfAny(option: string | undefined) {
     if (wantedAdapter(option) !== undefined || !(error instanceof PhiError && error.kind === "machine")) throw error;
     return undefined;
   }
-}
-
-/** A software adapter's memory is this machine's; WebGPU does not tell how much a GPU has. */
-function judge({ adapter, isSoftware, obstacles, totalBytes }: GpuNeeds): Verdict {
-  if (adapter === undefined) return { fits: undefined, reason: "there is no adapter here to judge by" };
-  const [obstacle] = obstacles;
-  if (obstacle !== undefined) return { fits: false, reason: obstacle };
-  if (!isSoftware)
-    return { fits: undefined, reason: "no limit stands against it; WebGPU does not tell a GPU's memory" };
-  const memory = `${formatBytes(freemem())} of ${formatBytes(totalmem())} are free`;
-  if (totalBytes > totalmem()) return { fits: false, reason: `it computes in this machine's memory: ${memory}` };
-  return { fits: true, reason: `it computes in this machine's memory: ${memory}` };
 }
 
 const count = (n: number) => n.toLocaleString("en-US");

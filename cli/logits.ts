@@ -15,7 +15,7 @@ export interface LogitsOptions extends RunOptions {
  * Writes the tensor `logits`, F32 [ids, vocabulary], to `output`: beside it first, and renamed when it is whole.
  */
 export async function logits(options: LogitsOptions, signal: AbortSignal): Promise<void> {
-  const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
   const described = await describeModel(folder, options);
   const { vocabulary, context } = described;
   checkIds("--ids", options.ids, vocabulary);

@@ -1,4 +1,5 @@
 /** Opening what a command runs: folder, adapter, model and tokenizer. */
+import { existsSync } from "node:fs";
 import { totalmem } from "node:os";
 import {
   describeCheckpoint,
@@ -8,12 +9,13 @@ import {
   type ModelDescription,
   openFolder,
   PhiError,
-  printable,
 } from "../engine/index.ts";
+import { parseRepository } from "../hub/index.ts";
 import type { OpenedAdapter } from "../library/adapter.ts";
 import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { formatBytes } from "./format.ts";
+import { note } from "./output.ts";
 import { bundledModel } from "./package.ts";
 
 /** Options of every command that runs a model. */
@@ -33,10 +35,27 @@ export interface OpenedModel {
   dispose(): void;
 }
 
-/** The folder of `--model`, or of the bundled checkpoint. */
-export function openModelFolder(path: string | undefined, allowSymlinks = false): Promise<Folder> {
-  if (path === "") throw new PhiError("usage", '--model: expected a folder, got ""');
-  return openFolder(path ?? bundledModel(), { allowSymlinks });
+/** What a model's name is opened for, where it is not in the cache yet. */
+export interface ModelUse extends Partial<Pick<RunOptions, "adapter" | "kv" | "context">> {
+  /** `headers` are read from the hub without a download; `text` downloads the tokenizer only. Default `weights`. */
+  readonly need?: "weights" | "headers" | "text";
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * What `--model` names: a folder if there is one, else a model of the Hugging Face hub, from the cache or, at its first
+ * use, downloaded into it. Without it, the bundled checkpoint.
+ */
+export async function openModelFolder(
+  path: string | undefined,
+  allowSymlinks = false,
+  use: ModelUse = {},
+): Promise<Folder> {
+  if (path === "") throw new PhiError("usage", '--model: expected a folder or a model\'s name, got ""');
+  const repository = path === undefined || existsSync(path) ? undefined : parseRepository(path);
+  if (repository === undefined) return openFolder(path ?? bundledModel(), { allowSymlinks });
+  const { openNamedModel } = await import("./hub.ts");
+  return openNamedModel(repository, use);
 }
 
 /** What the headers say of a model that can be run: whatever can be refused is, before an adapter is looked for. */
@@ -104,11 +123,6 @@ export async function openModel(
   } finally {
     progress.stop();
   }
-}
-
-/** A remark on stderr. */
-export function note(text: string): void {
-  process.stderr.write(`note: ${printable(text)}\n`);
 }
 
 const progressDelayMs = 1000;

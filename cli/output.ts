@@ -1,5 +1,6 @@
 /** Standard output: back-pressure, and what a terminal may be shown. */
 import { once } from "node:events";
+import { printable } from "../engine/errors.ts";
 
 /**
  * Text as a terminal may be sent it: C0 and C1 controls other than newline and tab are written as `\x1b`, so that no
@@ -21,4 +22,9 @@ export async function print(text: string): Promise<void> {
 /** `print` for text from a model or a file: made safe on a terminal, byte for byte in a pipe. */
 export async function printUntrusted(text: string, rawOutput = false): Promise<void> {
   await print(process.stdout.isTTY && !rawOutput ? terminalSafe(text) : text);
+}
+
+/** A remark on stderr. */
+export function note(text: string): void {
+  process.stderr.write(`note: ${printable(text)}\n`);
 }

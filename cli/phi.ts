@@ -22,19 +22,19 @@ const mostTokens = 2 ** 31 - 1;
 
 function withFolder(command: Command): Command {
   return command
-    .option("-m, --model <dir>", "checkpoint folder (default: the bundled phi-tiny)")
+    .option(
+      "-m, --model <dir>",
+      "checkpoint folder, or a model's name on the Hugging Face hub (default: the bundled phi-tiny)",
+    )
     .option("--allow-symlinks", "follow links that lead out of the folder; a Hugging Face cache needs no permission");
 }
 
-function withModel(command: Command): Command {
-  return withFolder(command).option(
-    "--adapter <name>",
-    "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)",
-  );
+function withAdapter(command: Command): Command {
+  return command.option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)");
 }
 
-function withRun(command: Command, kv: KvFormat): Command {
-  return withModel(command)
+function withCache(command: Command, kv: KvFormat): Command {
+  return command
     .addOption(
       new Option("--kv <type>", "type of the key-value cache")
         .default(kv)
@@ -42,6 +42,10 @@ function withRun(command: Command, kv: KvFormat): Command {
         .argParser(choiceOption("--kv", kvFormats)),
     )
     .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens));
+}
+
+function withRun(command: Command, kv: KvFormat): Command {
+  return withCache(withAdapter(withFolder(command)), kv);
 }
 
 function withWeights(command: Command, kv: KvFormat): Command {
@@ -193,6 +197,40 @@ function program(signal: AbortSignal): Command {
       await devices(options);
     });
   examples(devices, ["phi devices", 'phi --adapter nvidia "Once upon a time"']);
+
+  const pull = withCache(withAdapter(phi.command("pull")), "f16")
+    .description("download a model from the Hugging Face hub, once its headers say that it runs here")
+    .argument("<name>", "organisation/name, with @ and a branch, tag or commit where it is not main")
+    .option("--force", "download also what does not run here")
+    .option("--debug", "a stack trace with every error")
+    .action(async (name: string, options) => {
+      const { pull } = await import("./hub.ts");
+      await pull(name, options, signal);
+    });
+  examples(pull, ["phi pull microsoft/phi-2", "phi pull microsoft/Phi-3.5-mini-instruct@main --context 16384"]);
+
+  const list = phi
+    .command("list")
+    .description("the models in the Hugging Face cache")
+    .option("--json", "print a JSON array")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { list } = await import("./hub.ts");
+      await list(options);
+    });
+  examples(list, ["phi list"]);
+
+  const remove = phi
+    .command("remove")
+    .description("remove a model from the Hugging Face cache; what its other revisions use stays")
+    .argument("<name>", "organisation/name, with @ and a revision to remove only that")
+    .option("--yes", "do not ask")
+    .option("--debug", "a stack trace with every error")
+    .action(async (name: string, options) => {
+      const { remove } = await import("./hub.ts");
+      await remove(name, options, signal);
+    });
+  examples(remove, ["phi remove microsoft/phi-2", "phi remove microsoft/phi-2@main --yes"]);
 
   const tokenize = withFolder(phi.command("tokenize"))
     .description("text on stdin to a JSON array of token ids")

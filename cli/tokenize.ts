@@ -21,13 +21,13 @@ export interface TokenizeOptions extends FolderOptions {
   readonly lossy?: boolean;
 }
 
-async function tokenizerOf({ model, allowSymlinks }: FolderOptions) {
-  return loadTokenizer(await openModelFolder(model, allowSymlinks));
+async function tokenizerOf({ model, allowSymlinks }: FolderOptions, signal: AbortSignal) {
+  return loadTokenizer(await openModelFolder(model, allowSymlinks, { need: "text", signal }));
 }
 
 /** stdin → a JSON array of ids on stdout. */
 export async function tokenize(options: TokenizeOptions, signal: AbortSignal): Promise<void> {
-  const tokenizer = await tokenizerOf(options);
+  const tokenizer = await tokenizerOf(options, signal);
   const text = await readText(process.stdin, options.lossy ?? false, signal);
   signal.throwIfAborted();
   const ids = options.chat
@@ -44,7 +44,7 @@ export async function detokenize(
   options: FolderOptions & { readonly skipSpecial?: boolean },
   signal: AbortSignal,
 ): Promise<void> {
-  const tokenizer = await tokenizerOf(options);
+  const tokenizer = await tokenizerOf(options, signal);
   const text = await readText(process.stdin, false, signal);
   signal.throwIfAborted();
   const ids = tokenIds(parseStdin(text));

@@ -35,7 +35,7 @@ interface Reference {
 
 /** Prints a table of differences; throws, for exit code 1, where one is beyond the tolerance, and names the first. */
 export async function verify(options: VerifyOptions, signal: AbortSignal): Promise<void> {
-  const folder = await openModelFolder(options.model, options.allowSymlinks);
+  const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
   const reference = await openReference(options);
   try {
     const adapter = await openAdapterOrRestart(options.adapter);

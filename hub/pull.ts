@@ -1,7 +1,14 @@
 /** A model from the hub into the cache: looked at first, by its headers, and then downloaded. */
 import { mkdir, stat, statfs } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { type CheckpointDescription, describeCheckpoint, type Folder, PhiError, printable } from "../engine/index.ts";
+import {
+  type CheckpointDescription,
+  type DescribeOptions,
+  describeCheckpoint,
+  type Folder,
+  PhiError,
+  printable,
+} from "../engine/index.ts";
 import { cachePaths, linkSnapshot, writeRef } from "./cache.ts";
 import { type HubClient, hubClient } from "./client.ts";
 import { downloadBlob, type OpenFile, writeFailure } from "./download.ts";
@@ -39,6 +46,8 @@ export interface PullProgress {
 export interface PullOptions extends HubOptions {
   /** Without: the tokenizer and the configs only. Default true. */
   readonly weights?: boolean;
+  /** As the model is going to be run, for what it takes. */
+  readonly describe?: DescribeOptions;
   /** Judges what the headers say, before any weight is fetched; what it throws ends the pull. */
   readonly check?: (description: CheckpointDescription) => void | Promise<void>;
   /** Downloads also what this engine cannot run, for other programs that use the cache. */
@@ -83,11 +92,11 @@ export async function remoteModelFolder(repository: Repository, options: HubOpti
  * as it was. Throws a PhiError: "checkpoint" for a model that does not exist or is not supported, "io" otherwise.
  */
 export async function pull(repository: Repository, options: PullOptions): Promise<PulledModel> {
-  const { settings, check, force = false, weights = true, onPlan, onProgress, onNote = () => {} } = options;
+  const { settings, weights = true, onPlan, onProgress, onNote = () => {} } = options;
   const client = connect(options);
   const remote = await openRemote(client, repository);
   const wanted = [...remote.files.values()].filter(({ path }) => smallFiles.test(path));
-  const weightFiles = weights ? await checkedWeights(remote, { check, force }) : [];
+  const weightFiles = weights ? await checkedWeights(remote, options) : [];
   const all = [...wanted, ...weightFiles];
   const paths = cachePaths(settings, repository.id);
 
@@ -147,9 +156,9 @@ export async function pull(repository: Repository, options: PullOptions): Promis
 
 async function checkedWeights(
   remote: RemoteModel,
-  { check, force }: { readonly check: PullOptions["check"]; readonly force: boolean },
+  { describe = {}, check, force = false }: PullOptions,
 ): Promise<readonly RemoteFile[]> {
-  const description = await describeCheckpoint(remote.folder);
+  const description = await describeCheckpoint(remote.folder, describe);
   if (!force) {
     if (description.problem !== undefined) throw withName(description.problem, remote.folder.name);
     await check?.(description);

@@ -1,5 +1,4 @@
 /** A model on the hub as a folder: what is in it, and bytes of its files by range requests. */
-import { listFiles, modelInfo } from "@huggingface/hub";
 import { type Folder, PhiError, printable, unsafePath } from "../engine/index.ts";
 import type { HubClient } from "./client.ts";
 import { commitPattern, type Repository, repositoryText } from "./repository.ts";
@@ -22,6 +21,7 @@ export interface RemoteModel {
 
 /** Asks the hub what a revision is and holds. Throws a PhiError "checkpoint" where there is none, "io" otherwise. */
 export async function openRemote(client: HubClient, repository: Repository): Promise<RemoteModel> {
+  const { listFiles, modelInfo } = await import("@huggingface/hub");
   const { endpoint } = client.settings;
   const { id } = repository;
   // No token is given to the library: the client has it, and takes tokens that do not begin with "hf_".

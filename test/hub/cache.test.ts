@@ -116,15 +116,15 @@ describe("the cache", () => {
     const { settings, root } = cache();
     const [model, ...others] = await listCached(settings);
     expect(others).toEqual([]);
-    expect(model).toMatchObject({ id: "microsoft/phi-2", sizeBytes: 38 + 1000 + 53 + 50 });
+    expect(model).toMatchObject({ id: "microsoft/phi-2", sizeBytes: 36 + 1000 + 55 + 50 });
     const byCommit = new Map(model?.revisions.map((revision) => [revision.commit, revision]));
     expect(byCommit.get(oldCommit)).toMatchObject({
       refs: ["refs/pr/1"],
       isComplete: true,
       architecture: "PhiForCausalLM",
-      sizeBytes: 1038,
+      sizeBytes: 1036,
     });
-    expect(byCommit.get(newCommit)).toMatchObject({ refs: ["main"], isComplete: false, sizeBytes: 38 + 53 + 2 });
+    expect(byCommit.get(newCommit)).toMatchObject({ refs: ["main"], isComplete: false, sizeBytes: 36 + 55 + 2 });
     expect(await listCached({ ...settings, cache: join(root, "none") })).toEqual([]);
   });
 
