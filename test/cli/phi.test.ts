@@ -47,7 +47,7 @@ describe("help and usage errors", () => {
     [["--nonsense", "x"], "unknown option '--nonsense'"],
     [["one", "two"], "too many arguments"],
     [["logits", "--ids", "1"], "-o, --output"],
-    [["-m", "", "x"], '--model: expected a folder or a model's name, got ""'],
+    [["-m", "", "x"], '--model: expected a folder, got ""'],
   ])("phi %j", async (args, message) => {
     const { code, stdout, stderr } = await phi(args);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
