@@ -1,5 +1,5 @@
 /** `load`: how long a checkpoint takes to the GPU, beside a plain read of its files, and how much host memory. */
-import { type Folder, type KvFormat, loadModel, openCheckpoint } from "../engine/index.ts";
+import { describeCheckpoint, type Folder, type KvFormat, loadModel } from "../engine/index.ts";
 import type { Figure } from "./report.ts";
 import { checkedRun } from "./text.ts";
 
@@ -12,6 +12,8 @@ export interface LoadBenchOptions {
   readonly kv: KvFormat;
   readonly context: number;
   readonly repetitions: number;
+  /** Tokens that are generated after each load. */
+  readonly newTokens: number;
   /** Resident bytes of the process when it had started. */
   readonly startBytes: number;
   readonly onProgress?: (text: string) => void;
@@ -38,8 +40,11 @@ async function plainRead(folder: Folder, files: readonly string[]): Promise<{ ms
 
 const sampleMs = 5;
 
-/** Follows the process's resident memory through a load, by a timer and whenever the load gives occasion. */
-function memoryWatch(startBytes: number) {
+/**
+ * Follows the process's resident memory through a load, by a timer and whenever the load gives occasion. `keptShare` is
+ * what stays on the GPU of a byte that is read, 1 where weights keep their bits.
+ */
+function memoryWatch(startBytes: number, keptShare: number) {
   let peakBytes = 0;
   let ownPeakBytes = 0;
   /** Bytes read for the GPU, of these: in a batch whose end is awaited, and surely in GPU memory. */
@@ -53,7 +58,7 @@ function memoryWatch(startBytes: number) {
     sampledAt = now;
     const rss = process.memoryUsage.rss() - startBytes;
     peakBytes = Math.max(peakBytes, rss);
-    ownPeakBytes = Math.max(ownPeakBytes, rss - settledBytes);
+    ownPeakBytes = Math.max(ownPeakBytes, rss - settledBytes * keptShare);
   };
   const timer = setInterval(sample, sampleMs);
   return {
@@ -77,27 +82,28 @@ function memoryWatch(startBytes: number) {
 }
 
 /**
- * Loads `repetitions` times, each time to the first token. On a software adapter host memory is stated without the
+ * Loads `repetitions` times and generates `newTokens` tokens each time. On a software adapter host memory is stated without the
  * weights that had reached GPU buffers by then; the cache and the activations count as the host's.
  */
 export async function benchLoad(options: LoadBenchOptions): Promise<readonly Figure[]> {
-  const { folder, nextAdapter, software, kv, context, repetitions, startBytes, onProgress } = options;
-  const checkpoint = await openCheckpoint(folder);
-  const files = [...new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file))];
-  await checkpoint.close();
+  const { folder, nextAdapter, software, kv, context, repetitions, newTokens, startBytes, onProgress } = options;
+  const { files, storedBytes, model: described, problem } = await describeCheckpoint(folder, { kv, context });
+  if (described === undefined) throw problem;
 
   onProgress?.("plain read");
   const before = await plainRead(folder, files);
   const loadMs: number[] = [];
-  const firstTokenMs: number[] = [];
+  const tokensMs: number[] = [];
   const peak: number[] = [];
   const own: number[] = [];
   const gpuBytes: number[] = [];
+  const keptBytes: number[] = [];
   let weightBytes = 0;
   for (let n = 1; n <= repetitions; n++) {
     onProgress?.(`load ${n} of ${repetitions}`);
     const adapter = await nextAdapter();
-    const watch = memoryWatch(startBytes);
+    const { weightsBytes } = described.needs(adapter);
+    const watch = memoryWatch(startBytes, weightsBytes / storedBytes);
     try {
       const began = performance.now();
       const model = await loadModel({
@@ -114,9 +120,10 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
       try {
         loadMs.push(performance.now() - began);
         const generating = performance.now();
-        await checkedRun(model, [model.bosId ?? 0], 1);
-        firstTokenMs.push(performance.now() - generating);
+        await checkedRun(model, [model.bosId ?? 0], newTokens);
+        tokensMs.push(performance.now() - generating);
         gpuBytes.push(model.ledger().peakBytes);
+        keptBytes.push(model.memory().weightsBytes);
       } finally {
         model.dispose();
       }
@@ -143,8 +150,13 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
       unit: "%",
       samples: loadRates.map((r) => (100 * r) / Math.max(...readRates)),
     },
-    { name: "first token after the load", unit: "ms", samples: firstTokenMs },
-    { name: "weights", unit: "MiB", samples: mib([weightBytes]) },
+    {
+      name: newTokens === 1 ? "first token after the load" : `${newTokens} tokens after the load`,
+      unit: "ms",
+      samples: tokensMs,
+    },
+    { name: "weights in the files", unit: "MiB", samples: mib([weightBytes]) },
+    { name: "weights on the GPU", unit: "MiB", samples: mib(keptBytes) },
     { name: "GPU buffers at most", unit: "MiB", samples: mib(gpuBytes) },
     { name: "resident memory above the start, at most", unit: "MiB", samples: mib(peak) },
     {

@@ -135,13 +135,17 @@ async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
   return adapter;
 }
 
-async function load(options: ModelOptions & { readonly context: number }, startBytes: number): Promise<void> {
+interface LoadCommandOptions extends ModelOptions {
+  readonly newTokens: number;
+}
+
+async function load(options: LoadCommandOptions & { readonly context: number }, startBytes: number): Promise<void> {
   const folder = await openModelFolder(options.model);
   const opened = await openWorkingAdapter(options.adapter);
   if (opened === undefined) return;
   try {
     const environment = environmentOf(opened);
-    const { kv, context, repetitions } = options;
+    const { kv, context, repetitions, newTokens } = options;
     const figures = await benchLoad({
       folder,
       nextAdapter: () => anotherAdapter(opened),
@@ -149,6 +153,7 @@ async function load(options: ModelOptions & { readonly context: number }, startB
       kv,
       context,
       repetitions,
+      newTokens,
       startBytes,
       onProgress,
     });
@@ -294,7 +299,8 @@ function program(signal: AbortSignal, startBytes: number): Command {
 
   withModel(bench.command("load"), 1)
     .description("time and host memory from the files to the GPU and to the first token")
-    .action(async (options: ModelOptions) => load({ ...options, context: options.context ?? 128 }, startBytes));
+    .option("-g, --new-tokens <n>", "tokens to generate then", integerOption("--new-tokens", 1, mostTokens), 1)
+    .action(async (options: LoadCommandOptions) => load({ ...options, context: options.context ?? 128 }, startBytes));
 
   withModel(bench.command("soak"), 1)
     .description("many generations, loads and callers in one process: memory, buffers and texts stay the same")

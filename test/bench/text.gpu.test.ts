@@ -48,6 +48,7 @@ test("load: rates, and memory that covers the weights", async () => {
     kv: "f16",
     context: 64,
     repetitions: 1,
+    newTokens: 2,
     startBytes: 0,
   });
   refuseImpossible(figures);
