@@ -1,13 +1,14 @@
 /** What a checkpoint is and what it will take, from its JSON and headers alone: no weight is read, no device made. */
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import { controlWords, stateWords } from "../kernels/next.ts";
 import { cacheRows, layerCacheBytes } from "./cache.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
 import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import { Graph } from "./graph.ts";
-import { checkContext, chunkFor, declareWeights } from "./model.ts";
+import { checkContext, chunkFor, declareWeights, mostBatches } from "./model.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { buildPlan } from "./plan.ts";
@@ -262,7 +263,8 @@ function needsOf(
     });
   }
   const ropeBytes = rounded(context * architecture.rope.rotary * 4);
-  const smallBytes = 16 + 16 + rounded(chunkTokens * 4) + 32 * rangeCount; // state, choice, ids, row ranges
+  const stateBytes = (1 + mostBatches) * stateWords.all * 4 + controlWords.all * 4; // with what reads it back
+  const smallBytes = stateBytes + rounded(chunkTokens * 4) + 32 * rangeCount; // ids, row ranges
   const activationBytes = slots.reduce((sum, bytes) => sum + bytes, ropeBytes + smallBytes);
   const kvBytes = 2 * architecture.layers * rounded(layerBytes);
 

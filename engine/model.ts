@@ -210,7 +210,7 @@ export interface Prefilled {
 }
 
 /** Submits of decode steps that may be on their way at a time. */
-const mostBatches = 2;
+export const mostBatches = 2;
 
 /** Kinds of runner: the graph kinds, and the one of all positions with its named values kept. */
 type RunnerKind = GraphKind | "trace";
