@@ -10,9 +10,11 @@ import { choiceOption, integerOption, kvFormats } from "../cli/options.ts";
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import { exitCodes, type KvFormat, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
+import { type WeightLayout, weightLayouts } from "../kernels/weights.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { loadTokenizer } from "../library/index.ts";
 import { benchHost } from "./host.ts";
+import { benchKernels, type KernelModel, kernelModels } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
 import {
   benchQuantization,
@@ -50,6 +52,11 @@ const mostTokens = 2 ** 31 - 1;
 
 function integersOption(option: string, from: number): (text: string) => readonly number[] {
   const read = integerOption(option, from, mostTokens);
+  return (text) => text.split(",").map((part) => read(part.trim()));
+}
+
+function choicesOption<Name extends string>(option: string, names: readonly Name[]): (text: string) => readonly Name[] {
+  const read = choiceOption(option, names);
   return (text) => text.split(",").map((part) => read(part.trim()));
 }
 
@@ -185,6 +192,31 @@ async function soak(options: SoakCommandOptions): Promise<void> {
   }
 }
 
+interface KernelsCommandOptions {
+  readonly repetitions: number;
+  readonly models: readonly KernelModel[];
+  readonly layouts: readonly WeightLayout[];
+  readonly tokens: readonly number[];
+  readonly only?: string;
+  readonly adapter?: string;
+  readonly json?: string;
+}
+
+const layouts = Object.keys(weightLayouts) as readonly WeightLayout[];
+
+async function kernels(options: KernelsCommandOptions): Promise<void> {
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const figures = await benchKernels(opened.adapter, { ...options, onProgress });
+    const table = { command: "kernels", model: options.models.join(", "), settings: "random weights", figures };
+    await report([table], environment, options.json);
+  } finally {
+    opened.release();
+  }
+}
+
 interface HostCommandOptions extends CommonOptions {
   readonly layers?: number;
   readonly depth: readonly number[];
@@ -308,6 +340,20 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .option("--loads <n>", "of a model, one after the other", integerOption("--loads", 0, mostTokens), 100)
     .option("--concurrent <n>", "generations at once", integerOption("--concurrent", 1, 1000), 20)
     .action(soak);
+
+  bench
+    .command("kernels")
+    .description(
+      "kernels at the shapes of real models: checked, then GB/s or GFLOP/s and the share of the adapter's own",
+    )
+    .option("-n, --repetitions <n>", "timed runs", integerOption("--repetitions", 1, 1000), 5)
+    .option("--models <name,…>", `of ${kernelModels.join(", ")}`, choicesOption("--models", kernelModels), ["smollm2"])
+    .option("--layouts <name,…>", `of ${layouts.join(", ")}`, choicesOption("--layouts", layouts), ["q4", "f16"])
+    .option("-t, --tokens <n,…>", "tokens of a call", integersOption("--tokens", 1), [1, 128])
+    .option("--only <text>", "kernels whose name holds this")
+    .option("--adapter <name>", "a part of an adapter's name or swiftshader (also PHI_ADAPTER)")
+    .option("--json <file>", "write every sample there too")
+    .action(kernels);
 
   common(bench.command("host"), 5)
     .description("host time per decoded token, on Dawn's null backend, with real geometry and no weights")

@@ -256,7 +256,7 @@ function needsOf(
       kv,
       rotary: architecture.rope.rotary,
       maxBindingBytes: bindingBytes,
-      tuning: tuningFor({ isSoftware }),
+      tuning: tuningFor({ isSoftware, subgroupSize: 1 }), // the size of no buffer depends on it
     });
     plan.slotBytes.forEach((bytes, slot) => {
       slots[slot] = Math.max(slots[slot] ?? 0, rounded(bytes));

@@ -45,6 +45,11 @@ export function isSoftwareAdapter(info: GPUAdapterInfo): boolean {
   return info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe|software/i.test(adapterName(info));
 }
 
+/** Threads of every subgroup of an adapter, or 1 where they are not all of one size. */
+export function subgroupSize({ subgroupMinSize, subgroupMaxSize }: GPUAdapterInfo): number {
+  return subgroupMinSize === subgroupMaxSize ? subgroupMinSize : 1;
+}
+
 /** Largest storage binding of a device or an adapter, in bytes, also bounded by its largest buffer. */
 export function maxBindingBytes({ maxStorageBufferBindingSize, maxBufferSize }: GPUSupportedLimits): number {
   return Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize) / 256) * 256;
@@ -57,6 +62,8 @@ export class Device {
   readonly isSoftware: boolean;
   /** Whether it is Dawn's null backend, which runs nothing: what is read back is whatever lay in memory. */
   readonly isNull: boolean;
+  /** Threads of every subgroup, where the device has subgroups and all are of one size, else 1. */
+  readonly subgroupSize: number;
   readonly #options: DeviceOptions;
   readonly #live = new Set<DeviceBuffer>();
   #liveBytes = 0;
@@ -72,6 +79,7 @@ export class Device {
     this.adapterName = adapterName(info);
     this.isSoftware = isSoftwareAdapter(info);
     this.isNull = info.device === "null-backend";
+    this.subgroupSize = gpu.features.has("subgroups") ? subgroupSize(info) : 1;
     this.#options = options;
     this.#failed = new Promise((_, reject) => {
       this.#fail = (error) => {
@@ -90,12 +98,13 @@ export class Device {
     });
   }
 
-  /** Opens a device with the adapter's own buffer limits. Throws a PhiError "machine" if the adapter refuses. */
+  /** Opens a device with the adapter's own buffer limits, and with subgroups where it has them. Throws a PhiError "machine" if the adapter refuses. */
   static async open(adapter: GPUAdapter, options: DeviceOptions = {}): Promise<Device> {
     const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
     try {
       const gpu = await adapter.requestDevice({
         label: "phi",
+        requiredFeatures: adapter.features.has("subgroups") ? ["subgroups"] : [],
         requiredLimits: { maxBufferSize, maxStorageBufferBindingSize },
       });
       return new Device(gpu, adapter.info, options);

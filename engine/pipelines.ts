@@ -36,7 +36,7 @@ async function moduleText(kernel: Kernel, texts: Map<string, Promise<string>>): 
     }),
   );
   const tile = Object.entries(kernel.tile).map(([name, value]) => `const ${name} = ${value}u;\n`);
-  return inOneGroup([...parts, ...tile].join("\n"));
+  return directives(kernel) + inOneGroup([...parts, ...tile].join("\n"));
 }
 
 /**
@@ -48,6 +48,14 @@ function inOneGroup(code: string): string {
     /@group\((\d+)\)\s*@binding\((\d+)\)/g,
     (_, group, binding) => `@group(0) @binding(${Number(group) * 16 + Number(binding)})`,
   );
+}
+
+/**
+ * Directives, joined to the first line. That subgroups run together is the kernels' own care: they use them where a loop
+ * takes the same course in all threads, which WGSL's analysis cannot always see.
+ */
+function directives({ features = [] }: Kernel): string {
+  return features.map((name) => `enable ${name}; diagnostic(off, subgroup_uniformity); `).join("");
 }
 
 const bindingPattern =

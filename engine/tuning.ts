@@ -2,21 +2,27 @@
 
 import type { Tuning } from "./plan.ts";
 
-/** An invocation of a software adapter is a SIMD lane: a thread that owns whole rows needs no reduction. */
-const software: Tuning = {
-  matvec: { lanes: 1, groups: 16 },
-  matmul: { threads: 16, quads: 1 },
-  decodeAttention: { threads: 16 },
-  prefillAttention: { threads: 16 },
-  normLanes: 8,
-  argmaxLanes: 256,
-  unroll: false,
-};
+/**
+ * An invocation of a software adapter is a SIMD lane: a thread that owns whole rows needs no reduction. Each lane's load
+ * takes several instructions, and passing a value within the subgroup takes one.
+ */
+function software(subgroup: number): Tuning {
+  const shared = subgroup > 1 && subgroup <= 8;
+  return {
+    matvec: { lanes: 1, groups: 8, subgroup: shared ? subgroup : 1 },
+    matmul: shared ? { threads: 8, tokens: 16, subgroup } : { threads: 16, tokens: 4, subgroup: 1 },
+    decodeAttention: { threads: 16 },
+    prefillAttention: { threads: 16 },
+    normLanes: 8,
+    argmaxLanes: 256,
+    unroll: false,
+  };
+}
 
 /** Untuned defaults that are sound on any GPU. */
 const gpu: Tuning = {
-  matvec: { lanes: 32, groups: 2 },
-  matmul: { threads: 64, quads: 2 },
+  matvec: { lanes: 32, groups: 2, subgroup: 1 },
+  matmul: { threads: 64, tokens: 8, subgroup: 1 },
   decodeAttention: { threads: 32 },
   prefillAttention: { threads: 32 },
   normLanes: 128,
@@ -25,6 +31,6 @@ const gpu: Tuning = {
 };
 
 /** The sizes for a device, or an adapter. */
-export function tuningFor(device: { readonly isSoftware: boolean }): Tuning {
-  return device.isSoftware ? software : gpu;
+export function tuningFor(device: { readonly isSoftware: boolean; readonly subgroupSize: number }): Tuning {
+  return device.isSoftware ? software(device.subgroupSize) : gpu;
 }

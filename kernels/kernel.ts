@@ -15,6 +15,8 @@ export interface Kernel {
   readonly constants: Readonly<Record<string, number>>;
   /** Appended as `const NAME = 4u;`: sizes of register tiles, which WGSL does not allow to be overrides. */
   readonly tile: Readonly<Record<string, number>>;
+  /** Optional features of WebGPU that the module enables. */
+  readonly features?: readonly "subgroups"[];
   /** Workgroups for a call of `seq` tokens. */
   grid(seq: number): Grid;
 }

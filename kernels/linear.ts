@@ -42,11 +42,18 @@ const inputs = {
   ragged: new URL("./activations/ragged.wgsl", import.meta.url),
   permuted: new URL("./activations/permuted.wgsl", import.meta.url),
 };
+const shared = new URL("./activations/shared.wgsl", import.meta.url);
 
 /** The snippets of a linear: state, weight, input, epilogue. */
 export function linearSnippets({ layout, epilogue, cols, permuted }: LinearShape): readonly URL[] {
   const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
-  return [stateSnippet, ...weightSnippets(layout), inputs[permuted ? "permuted" : order], ...epilogues[epilogue]];
+  return [
+    stateSnippet,
+    ...weightSnippets(layout),
+    inputs[permuted ? "permuted" : order],
+    shared,
+    ...epilogues[epilogue],
+  ];
 }
 
 /** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */

@@ -1,20 +1,25 @@
 import type { Kernel } from "./kernel.ts";
+import { lanes } from "./lanes.ts";
 import { type LinearShape, linearSnippets, linearVariant } from "./linear.ts";
 
 export interface MatmulTile {
-  /** Threads in a workgroup, four rows each. */
+  /** Threads in a workgroup, four rows each: a multiple of `subgroup`. */
   readonly threads: number;
-  /** Groups of four tokens that a thread keeps sums for. */
-  readonly quads: number;
+  /** Tokens that a thread keeps sums for. */
+  readonly tokens: number;
+  /** Threads that share the loads of x: the size of every subgroup of the adapter, or 1. */
+  readonly subgroup: number;
 }
 
 /** y [seq, rows] = epilogue(x [seq, cols] · Wᵀ), W [rows, cols]: a linear for several tokens. */
-export function matmul(shape: LinearShape, { threads, quads }: MatmulTile): Kernel {
+export function matmul(shape: LinearShape, { threads, tokens, subgroup }: MatmulTile): Kernel {
+  const shared = lanes(subgroup);
   return {
     name: `matmul<${linearVariant(shape)}>`,
-    files: [new URL("./matmul.wgsl", import.meta.url), ...linearSnippets(shape)],
+    files: [new URL("./matmul.wgsl", import.meta.url), ...linearSnippets(shape), ...shared.files],
     constants: { ...shape.constants, THREADS: threads },
-    tile: { QUADS: quads },
-    grid: (seq) => [Math.ceil(shape.rangeRows / (threads * 4)), Math.ceil(seq / (quads * 4)), 1],
+    tile: { TOKENS: tokens, ...shared.tile },
+    features: shared.features,
+    grid: (seq) => [Math.ceil(shape.rangeRows / (threads * 4)), Math.ceil(seq / tokens), 1],
   };
 }

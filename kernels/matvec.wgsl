@@ -2,8 +2,9 @@
 //   x [cols]     W [rowsTotal, cols] (PARTS times)     y [rowsTotal]
 //   grid: ceil(matrix.rows / (GROUPS * 4)) workgroups of GROUPS groups of LANES threads
 //   LANES threads share the columns of 4 rows, so that a load of x serves four rows: 1 makes a thread own whole rows,
-//   which suits software adapters; a subgroup's worth makes the loads of W contiguous, which suits GPUs.
-//   Appended: weights/*, activations/*, epilogues/*.
+//   which suits software adapters, where it can share the loads of x with its subgroup; a subgroup's worth makes the
+//   loads of W contiguous, which suits GPUs.
+//   Appended: weights/*, activations/*, lanes/* (lanes/one unless LANES is 1), epilogues/*.
 
 override LANES: u32;
 override GROUPS: u32;
@@ -23,8 +24,13 @@ fn main(
   let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(matrix.rows - 1u));
   let blocks = blocksPerRow();
 
+  let place = ownLane();
+  var own: array<vec4f, OWN>;
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
+    if (block % LOAD_BLOCKS == 0u) {
+      own = loadInput(0u, block, place);
+    }
     for (var p = 0u; p < PARTS; p++) {
       let r = rows + vec4u(p * matrix.rows);
       let w0 = weightBlock(r.x, block);
@@ -33,7 +39,7 @@ fn main(
       let w3 = weightBlock(r.w, block);
       var sum = vec4f();  // written out, see CONTRIBUTING.md: else it would keep its value
       for (var v = 0u; v < VECS; v++) {
-        sum += inputVec(0u, block * VECS + v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
+        sum += sharedVec(own, block, v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
       }
       sums[p] += sum * vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
     }

@@ -34,8 +34,8 @@ function codeOf(kernel: Kernel): string {
 const kinds: readonly GraphKind[] = ["all", "prefill", "decode"];
 
 const tuning: Tuning = {
-  matvec: { lanes: 1, groups: 16 },
-  matmul: { threads: 16, quads: 4 },
+  matvec: { lanes: 1, groups: 16, subgroup: 1 },
+  matmul: { threads: 16, tokens: 16, subgroup: 1 },
   decodeAttention: { threads: 16 },
   prefillAttention: { threads: 32 },
   normLanes: 8,

@@ -10,6 +10,7 @@ import * as reference from "../reference/ops.ts";
 import {
   broken,
   expectWithin,
+  kernelSetup,
   liveBuffers,
   type Operand,
   packedWeight,
@@ -33,8 +34,8 @@ interface LinearCase {
   readonly epilogue: Epilogue;
   readonly rows: number;
   readonly cols: number;
-  /** How a software adapter shares out the work, or how a GPU does. */
-  readonly tile: "software" | "gpu";
+  /** How a software adapter shares out the work, with the loads of x shared within subgroups or not, or how a GPU does. */
+  readonly tile: "software" | "shared" | "gpu";
   readonly weights: NastyMode;
   /** The row ranges that together make the weight. */
   readonly ranges: readonly (readonly [first: number, rows: number])[];
@@ -51,7 +52,7 @@ const cases: readonly LinearCase[] = packings.flatMap((packing, l) =>
       epilogue,
       rows,
       cols: [65, 8, 63, 96, 576][i % 5] ?? 8,
-      tile: i % 4 < 2 ? ("software" as const) : ("gpu" as const),
+      tile: (["software", "shared", "gpu", "shared"] as const)[i % 4] ?? "gpu",
       weights: (["normal", "outliers", "tiny"] as const)[i % 3] ?? "normal",
       ranges,
     };
@@ -202,9 +203,19 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
   }
 }
 
-const matvecTiles = { software: { lanes: 1, groups: 16 }, gpu: { lanes: 32, groups: 2 } };
-/** One quad where it is about layouts and epilogues: lavapipe compiles four of them for more than ten seconds. */
-const matmulTiles = { software: { threads: 16, quads: 1 }, gpu: { threads: 64, quads: 2 } };
+/** The adapter's own, or 1: then "shared" is as "software". */
+const subgroup = (await kernelSetup()).device.subgroupSize;
+const matvecTiles = {
+  shared: { lanes: 1, groups: 16, subgroup },
+  software: { lanes: 1, groups: 16, subgroup: 1 },
+  gpu: { lanes: 32, groups: 2, subgroup: 1 },
+};
+/** Few tokens where it is about layouts and epilogues: lavapipe compiles sixteen of them for more than ten seconds. */
+const matmulTiles = {
+  shared: { threads: 16, tokens: 4, subgroup },
+  software: { threads: 16, tokens: 4, subgroup: 1 },
+  gpu: { threads: 64, tokens: 8, subgroup: 1 },
+};
 
 const shapeOf = ({ packing, epilogue, cols }: LinearCase, rangeRows: number): LinearShape => ({
   layout: packing.layout,
@@ -251,7 +262,9 @@ describe("matvec", () => {
 
   test("more rows than a grid has workgroups in one dimension", async () => {
     const one = { ...plain, rows: 300_001, cols: 8, ranges: [[0, 300_001]] } as const;
-    await check(one, [[1, "normal"]], (rangeRows) => matvec(shapeOf(one, rangeRows), { lanes: 1, groups: 1 }));
+    await check(one, [[1, "normal"]], (rangeRows) =>
+      matvec(shapeOf(one, rangeRows), { lanes: 1, groups: 1, subgroup: 1 }),
+    );
   });
 
   test("mistakes are found: the last block, the start of the range, the last row, a lane's share", async () => {
@@ -275,7 +288,7 @@ describe("matmul", () => {
 
   test("a tile of sixteen tokens", async () => {
     const one: LinearCase = { ...plain, packing: { layout: "f16" }, cols: 65, ranges: [[0, 65]] };
-    await check(one, matmulCalls, (rangeRows) => matmul(shapeOf(one, rangeRows), { threads: 16, quads: 4 }));
+    await check(one, matmulCalls, (rangeRows) => matmul(shapeOf(one, rangeRows), { threads: 8, tokens: 16, subgroup }));
   });
 
   test("mistakes are found: the last block, the last token, the bias", async () => {
