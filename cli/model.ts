@@ -51,7 +51,7 @@ export async function openModelFolder(
   allowSymlinks = false,
   use: ModelUse = {},
 ): Promise<Folder> {
-  if (path === "") throw new PhiError("usage", '--model: expected a folder or a model\'s name, got ""');
+  if (path === "") throw new PhiError("usage", '--model: expected a folder, got ""');
   const repository = path === undefined || existsSync(path) ? undefined : parseRepository(path);
   if (repository === undefined) return openFolder(path ?? bundledModel(), { allowSymlinks });
   const { openNamedModel } = await import("./hub.ts");
