@@ -4,6 +4,7 @@
  */
 
 import type { Visible } from "../kernels/attention.ts";
+import type { ExpertEpilogue } from "../kernels/experts.ts";
 import type { MatrixRef, VectorRef } from "./weights.ts";
 
 /** How many rows a value has: one per token of the call, or one in all. */
@@ -48,6 +49,19 @@ export type Node = { readonly label: string; readonly out: Value } & (
   | { readonly op: "gatedSilu"; readonly x: Value }
   | { readonly op: "gegelu"; readonly x: Value; readonly limit: number }
   | { readonly op: "scaleMask"; readonly x: Value; readonly scale: number; readonly mask: VectorRef }
+  | { readonly op: "sparsemixer"; readonly x: Value; readonly experts: number; readonly jitter: number }
+  | { readonly op: "groupByExpert"; readonly x: Value; readonly experts: number }
+  | {
+      readonly op: "expertLinear";
+      readonly x: Value;
+      readonly routing: Value;
+      /** The choices by expert; undefined for a single token. */
+      readonly groups: Value | undefined;
+      readonly weight: MatrixRef;
+      readonly experts: number;
+      readonly epilogue: ExpertEpilogue;
+    }
+  | { readonly op: "expertSum"; readonly x: Value; readonly residual: Value }
   | { readonly op: "add"; readonly a: Value; readonly b: Value }
   | { readonly op: "ropeAppend"; readonly x: Value; readonly heads: HeadGeometry; readonly layer: number }
   | {
@@ -67,6 +81,10 @@ export function nodeInputs(node: Node): readonly Value[] {
       return [];
     case "add":
       return [node.a, node.b];
+    case "expertLinear":
+      return node.groups === undefined ? [node.x, node.routing] : [node.x, node.routing, node.groups];
+    case "expertSum":
+      return [node.x, node.residual];
     default:
       return [node.x];
   }

@@ -179,7 +179,7 @@ function checkCacheBinding(
 export function chunkFor(device: { readonly isSoftware: boolean }, weights: CheckedWeights): number {
   let largest = 1;
   for (const ref of weights.declared.values()) {
-    if (ref.kind === "matrix") largest = Math.max(largest, 2 * ref.rows * ref.parts * ref.cols);
+    if (ref.kind === "matrix") largest = Math.max(largest, 2 * ref.rows * ref.parts * ref.cols * ref.activeShare);
   }
   const perDispatch = device.isSoftware ? 2e9 : 2e11;
   const tokens = 2 ** Math.floor(Math.log2(perDispatch / largest));

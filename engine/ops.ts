@@ -1,6 +1,7 @@
 /** The operations that a model is written in. Each records one node and returns its value. */
 
 import type { Visible } from "../kernels/attention.ts";
+import { choicesPerToken, type ExpertEpilogue, groupColumns } from "../kernels/experts.ts";
 import type { Graph, HeadGeometry, Value } from "./graph.ts";
 import type { MatrixRef, VectorRef } from "./weights.ts";
 
@@ -111,5 +112,44 @@ export function attention(
 ): Value {
   const out = g.value(x.rows, heads.heads * heads.headDim);
   g.nodes.push({ op: "attention", label: g.label("attention"), x, heads, layer, scale, visible, out });
+  return out;
+}
+
+/**
+ * Which two experts each row of scores [rows, experts] takes, with their weights: (expert, weight) twice, [rows, 4]. An
+ * expert within 2 * jitter of the best score, relatively, counts in its weight.
+ */
+export function sparsemixer(g: Graph, x: Value, jitter: number): Value {
+  const out = g.value(x.rows, 2 * choicesPerToken);
+  g.nodes.push({ op: "sparsemixer", label: g.label("sparsemixer"), x, experts: x.cols, jitter, out });
+  return out;
+}
+
+/** The matrices of all experts, one after the other: up [gate | up] of experts * ffn rows, down of experts * hidden. */
+export interface Experts {
+  readonly experts: number;
+  readonly up: MatrixRef;
+  readonly down: MatrixRef;
+}
+
+/** residual + the sum of weight * down(silu(gate x) * up x) over the experts that `routing` has for each row. */
+export function experts(g: Graph, x: Value, routing: Value, { experts, up, down }: Experts, residual: Value): Value {
+  const groups = x.rows === 1 ? undefined : groupByExpert(g, routing, experts);
+  const linear = (input: Value, weight: MatrixRef, epilogue: ExpertEpilogue): Value => {
+    const out = g.value(x.rows, (choicesPerToken * weight.rows) / experts);
+    const operands = { x: input, routing, groups, weight, experts, epilogue };
+    g.nodes.push({ op: "expertLinear", label: g.label(weight.leaf), ...operands, out });
+    return out;
+  };
+  const inner = linear(x, up, "gated_silu"); // [rows, 2, ffn]
+  const outer = linear(inner, down, "weighted"); // [rows, 2, hidden]
+  const out = g.value(x.rows, residual.cols);
+  g.nodes.push({ op: "expertSum", label: g.label("experts.sum"), x: outer, residual, out });
+  return out;
+}
+
+function groupByExpert(g: Graph, routing: Value, experts: number): Value {
+  const out = g.value(routing.rows, groupColumns(experts));
+  g.nodes.push({ op: "groupByExpert", label: g.label("experts.group"), x: routing, experts, out });
   return out;
 }

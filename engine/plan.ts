@@ -5,6 +5,14 @@
 
 import { type AttentionTile, attention, type KvFormat, ropeAppend } from "../kernels/attention.ts";
 import { embed } from "../kernels/embed.ts";
+import {
+  type ExpertShape,
+  expertMatmul,
+  expertMatvec,
+  expertSum,
+  groupByExpert,
+  sparsemixer,
+} from "../kernels/experts.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 import { lastRow } from "../kernels/last_row.ts";
 import type { Epilogue } from "../kernels/linear.ts";
@@ -291,6 +299,14 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
       const kernel = attention({ ...node.heads, kv }, node.scale, node.visible, tile);
       return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) });
     }
+    case "sparsemixer":
+      return one(sparsemixer(node.experts, node.jitter), { scores: slot(node.x), routing: slot(node.out) });
+    case "groupByExpert":
+      return one(groupByExpert(node.experts, groupLanes), { routing: slot(node.x), groups: slot(node.out) });
+    case "expertLinear":
+      return ranges(node.weight).map((rows, range) => planExpertLinear(node, rows, range, slot, options));
+    case "expertSum":
+      return one(expertSum(node.out.cols), { x: slot(node.x), residual: slot(node.residual), y: slot(node.out) });
     case "fusedLinear":
       return ranges(node.weight).map((rows, range) => planLinear(node, rows, range, slot, options));
   }
@@ -326,6 +342,44 @@ function planLinear(
       ...(node.residual === undefined ? {} : { residual: slot(node.residual) }),
     },
     flopsPerToken: 2 * rangeRows * weight.parts * weight.cols,
+  };
+}
+
+/** Threads that look through a chunk's choices for those of an expert. */
+const groupLanes = 64;
+
+function planExpertLinear(
+  node: Extract<Node, { op: "expertLinear" }>,
+  { rows: rangeRows }: RowRange,
+  range: number,
+  slot: (value: Value) => Operand,
+  options: PlanOptions,
+): Step {
+  const { weight, experts, epilogue, groups } = node;
+  const { tuning } = options;
+  const packing = options.packing(weight);
+  if ("group" in packing && packing.permuted) throw new Error(`plan: ${node.label} takes no permuted columns`);
+  const expertRows = weight.rows / experts;
+  const shape: ExpertShape = {
+    layout: packing.layout,
+    epilogue,
+    experts,
+    expertRows,
+    cols: weight.cols,
+    rangeRows,
+  };
+  return {
+    label: node.label,
+    kernel: groups === undefined ? expertMatvec(shape, tuning.matvec) : expertMatmul(shape, tuning.matmul),
+    bindings: {
+      state,
+      x: slot(node.x),
+      y: slot(node.out),
+      routing: slot(node.routing),
+      ...matrixBindings(weight, range, packing),
+      ...(groups === undefined ? {} : { groups: slot(groups) }),
+    },
+    flopsPerToken: 2 * rangeRows * weight.parts * weight.cols * weight.activeShare,
   };
 }
 

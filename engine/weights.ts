@@ -40,6 +40,8 @@ export interface MatrixRef extends StoredOrder {
   readonly cols: number;
   /** 2 for [gate | up], whose rows j and rows + j are used together. */
   readonly parts: 1 | 2;
+  /** Share of the rows that a token uses: below 1 for the matrices of experts, of which it takes some. */
+  readonly activeShare: number;
 }
 
 /** A vector, float32 on the GPU: one tensor, or several one after the other, or their elements in another order. */
@@ -99,6 +101,7 @@ export class Weights {
       rows,
       cols,
       parts,
+      activeShare: 1,
     });
   }
 
@@ -107,7 +110,7 @@ export class Weights {
     leaf: string,
     tensors: readonly (readonly [name: string, rows: number])[],
     cols: number,
-    { parts = 1 }: { readonly parts?: 1 | 2 } = {},
+    { parts = 1, activeShare = 1 }: { readonly parts?: 1 | 2; readonly activeShare?: number } = {},
   ): MatrixRef {
     const needs = tensors.map(([name, rows]) => ({
       name: this.#prefix + name,
@@ -116,7 +119,8 @@ export class Weights {
     }));
     const rows = tensors.reduce((sum, [, count]) => sum + count, 0) / parts;
     const key = needs.map((need) => need.name).join("+");
-    return this.#declare({ kind: "matrix", key, leaf: this.#label + leaf, ...storedOrder(needs), rows, cols, parts });
+    const order = storedOrder(needs);
+    return this.#declare({ kind: "matrix", key, leaf: this.#label + leaf, ...order, rows, cols, parts, activeShare });
   }
 
   /** A vector from one tensor, or from several one after the other. */

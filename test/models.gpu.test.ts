@@ -8,7 +8,7 @@ import { testAdapter } from "./gpu.ts";
 import { expectClose } from "./reference/compare.ts";
 import { type CaseEntry, listCases, loadCase } from "./reference/fixture.ts";
 
-const cases = listCases(({ modelType }) => ["phi", "phi3", "phi3small"].includes(modelType));
+const cases = listCases(({ modelType }) => ["phi", "phi3", "phi3small", "phimoe"].includes(modelType));
 
 /** Steps whose best two logits are nearer than this may go either way. */
 const closeMargin = { f32: 1e-3, f16: 0.05 };

@@ -14,6 +14,7 @@ import {
   encodeHalf,
   encodeHalves,
   gatedSilu,
+  gegelu,
   geluNew,
   headNorm,
   layerNorm,
@@ -22,7 +23,9 @@ import {
   rmsNorm,
   rope,
   ropeTable,
+  seesBlocks,
   silu,
+  sparsemixer,
   splitQkv,
 } from "./reference/ops.ts";
 
@@ -131,6 +134,38 @@ describe("reference ops", () => {
     });
     expectClose(y, expected, { atol: 1e-13, why: "angles up to 77 in float64", shape: [3, 4, 6] });
     expect([...y.slice(cols * 2 + 18)]).toEqual([...qkv.slice(cols * 2 + 18)]);
+  });
+
+  test("gegelu: the halves take turns; clamps, but not of infinities", () => {
+    const gelu = (a: number) => a / (1 + Math.exp(-1.702 * a));
+    const y = gegelu(f64(1, 0, 5, 9, -8, -9, Number.POSITIVE_INFINITY, 1), 3);
+    expectClose(y, f64(gelu(1), 4 * gelu(3), -2 * gelu(-8), Number.POSITIVE_INFINITY), { ...exact, shape: [4] });
+  });
+
+  test("blocks: the last ones, and every n-th, another one in each head", () => {
+    const sees = seesBlocks({ size: 2, local: 2, stride: 4, headStep: 1 });
+    const visible = (i: number, head: number) =>
+      Array.from({ length: i + 1 }, (_, j) => j).filter((j) => sees(i, j, head));
+    // Query 15 is in block 7: blocks 6 and 7 are local; head 0 sees block 3 as well, head 1 block 2, head 3 blocks 0 and 4.
+    expect(visible(15, 0)).toEqual([6, 7, 12, 13, 14, 15]);
+    expect(visible(15, 1)).toEqual([4, 5, 12, 13, 14, 15]);
+    expect(visible(15, 3)).toEqual([0, 1, 8, 9, 12, 13, 14, 15]);
+    expect(visible(3, 0)).toEqual([0, 1, 2, 3]);
+  });
+
+  test("sparsemixer: the best two, each weighed among those that are near and left", () => {
+    const share = (...scores: number[]) => 1 / scores.reduce((sum, s) => sum + Math.exp(s), 0);
+    // Within 0.18 of 10, relatively: 10 and 9; then of 9: 9 and 8.
+    expect(sparsemixer(f64(8, 10, 1, 9), 0.09)).toEqual([
+      { expert: 1, weight: share(0, -1) },
+      { expert: 3, weight: share(0, -1) },
+    ]);
+    expect(sparsemixer(f64(8, 10, 1, 9), 0.01)).toEqual([
+      { expert: 1, weight: 1 },
+      { expert: 3, weight: 1 },
+    ]);
+    // Below zero it is the size of the other score that counts: (-1 + 2) / 2 = 0.5.
+    expect(sparsemixer(f64(-2, -1, -9), 0.25)[0]).toEqual({ expert: 1, weight: share(0, -1) });
   });
 
   test("attention: one key gives its value; equal keys give the mean; the window and the groups", () => {
@@ -359,7 +394,7 @@ describe("reference models", () => {
   const shared = new Map(sharedFolders().map((folder) => [basename(folder), folder]));
   test.skipIf(shared.size === 0)("trimmed fixtures are parts of the shared cases", () => {
     const folders = fixtureFolders();
-    expect(folders).toHaveLength(11);
+    expect(folders).toHaveLength(12);
     for (const folder of folders) {
       const whole = shared.get(basename(folder)) ?? "";
       const all = readTensors(join(whole, "reference.safetensors"));

@@ -29,6 +29,7 @@ export const limits = {
   layers: { min: 1, max: 1024 },
   heads: { min: 1, max: 1024 },
   headDim: { min: 2, max: 512 },
+  experts: { min: 2, max: 256 },
   vocab: { min: 1, max: 1 << 22 },
   positions: { min: 1, max: 2 ** 40 },
 } as const;

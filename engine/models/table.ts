@@ -5,11 +5,13 @@ import type { Architecture } from "./architecture.ts";
 import { phi } from "./phi.ts";
 import { phi3 } from "./phi3.ts";
 import { phi3small } from "./phi3small.ts";
+import { phimoe } from "./phimoe.ts";
 
 const architectures: Readonly<Record<string, (config: ConfigReader) => Architecture>> = {
   phi, // phi-1, phi-1.5, phi-2
   phi3, // phi-3-mini, phi-3-medium, phi-3.5-mini, phi-4, phi-4-mini
   phi3small, // phi-3-small
+  phimoe, // phi-3.5-MoE
 };
 
 /** The `model_type`s that are implemented. */

@@ -95,3 +95,42 @@ describe("phi3small", () => {
     expect(scale({ mup_use_scaling: false })).toBe(1 / 4);
   });
 });
+
+describe("phimoe", () => {
+  const config = configOf("phi-3.5-moe-wide-jitter");
+
+  const refused: readonly (readonly [change: Fields, message: RegExp])[] = [
+    [{ num_local_experts: 1 }, /"num_local_experts": expected an integer from 2 to 256, got 1/],
+    [{ num_local_experts: 1e9 }, /"num_local_experts": expected an integer from 2 to 256/],
+    [{ num_experts_per_tok: 4 }, /"num_experts_per_tok": expected 2, as sparsemixer has, got 4/],
+    [{ router_jitter_noise: -0.1 }, /"router_jitter_noise": expected a finite number of at least 0/],
+    [{ intermediate_size: 0 }, /"intermediate_size": expected an integer from 1/],
+    [{ rms_norm_eps: 1 }, /"rms_norm_eps": expected a finite number above 0 up to 0.1/],
+    [{ attention_bias: "yes" }, /"attention_bias": expected true or false/],
+    [{ sliding_window: 0 }, /"sliding_window": expected an integer from 1/],
+  ];
+  test.each(refused)("%j is refused", async (change, message) => {
+    expect((await failure(() => read({ ...config, ...change }))).message).toMatch(message);
+  });
+
+  test("biases where the config has them; every expert's three matrices", () => {
+    const names = (change: Fields) => {
+      const weights = new Weights();
+      read({ ...config, ...change }).forward(new Graph("decode"), weights);
+      return [...weights.declared.values()].flatMap((ref) => ref.tensors.map(({ name }) => name));
+    };
+    const all = names({});
+    expect(all.filter((name) => name.includes(".experts."))).toHaveLength(2 * 4 * 3);
+    expect(all.filter((name) => /(proj|lm_head)\.bias$/.test(name))).toHaveLength(2 * 4 + 1);
+    const bare = names({ attention_bias: false, lm_head_bias: false });
+    expect(bare.filter((name) => /(proj|lm_head)\.bias$/.test(name))).toEqual([]);
+  });
+
+  test("mscale stands in for longrope's own factor; a token uses two experts", () => {
+    const architecture = read(config);
+    const { short, long, originalPositions } = architecture.rope.longrope ?? {};
+    expect([short?.magnitude, long?.magnitude, originalPositions]).toEqual([1.1, 1.35, 40]);
+    const shares = nodes(architecture, "expertLinear").map(({ weight }) => weight.activeShare);
+    expect(shares).toEqual([0.5, 0.5, 0.5, 0.5]);
+  });
+});

@@ -1,0 +1,100 @@
+/** The kernels of a mixture of experts. A token makes two choices: choice c is that of token c / 2. */
+
+import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
+import { activationSnippet } from "./linear.ts";
+import type { MatmulTile } from "./matmul.ts";
+import type { MatvecTile } from "./matvec.ts";
+import { type WeightLayout, weightSnippets } from "./weights.ts";
+
+/** Experts that a token takes: sparsemixer chooses two. */
+export const choicesPerToken = 2;
+
+/** Columns of the list of choices by expert, [seq, groupColumns]. */
+export function groupColumns(experts: number): number {
+  return 2 * experts; // a count and `seq` entries for each, in words
+}
+
+/** What becomes of an expert's sums: the gated activation of its first matrix, or the weighted result of its second. */
+export type ExpertEpilogue = "gated_silu" | "weighted";
+
+export interface ExpertShape {
+  readonly layout: WeightLayout;
+  readonly epilogue: ExpertEpilogue;
+  readonly experts: number;
+  /** Rows of one expert, in each part. */
+  readonly expertRows: number;
+  readonly cols: number;
+  /** Rows of the weight's row range, which is of all experts one after the other. */
+  readonly rangeRows: number;
+}
+
+const epilogues: Readonly<Record<ExpertEpilogue, URL>> = {
+  gated_silu: new URL("./epilogues/expert_gated_silu.wgsl", import.meta.url),
+  weighted: new URL("./epilogues/expert_weighted.wgsl", import.meta.url),
+};
+
+function expertSnippets({ layout, cols, epilogue }: ExpertShape): readonly URL[] {
+  return [stateSnippet, ...weightSnippets(layout), activationSnippet(layout, cols), epilogues[epilogue]];
+}
+
+/** The first matrix reads the token, for both its choices; the second what the first made of each choice. */
+function expertConstants({ epilogue, expertRows }: ExpertShape): Record<string, number> {
+  return { EXPERT_ROWS: expertRows, CHOICES_PER_X: epilogue === "gated_silu" ? choicesPerToken : 1 };
+}
+
+/** routing [seq, 2] of (expert, weight) from scores [seq, experts]. */
+export function sparsemixer(experts: number, jitter: number): Kernel {
+  return {
+    name: "sparsemixer",
+    files: [new URL("./sparsemixer.wgsl", import.meta.url), stateSnippet],
+    constants: { EXPERTS: experts, THRESHOLD: 2 * jitter },
+    tile: {},
+    grid: (seq) => [Math.ceil(seq / 64), 1, 1],
+  };
+}
+
+/** The choices of all tokens by expert: counts [experts], then a list [seq] for each. */
+export function groupByExpert(experts: number, lanes: number): Kernel {
+  return {
+    name: "groupByExpert",
+    files: [new URL("./group_by_expert.wgsl", import.meta.url), stateSnippet],
+    constants: { EXPERTS: experts, LANES: lanes },
+    tile: {},
+    grid: () => [experts, 1, 1],
+  };
+}
+
+/** y [2, expertRows] of one token's two choices. */
+export function expertMatvec(shape: ExpertShape, { lanes, groups }: MatvecTile): Kernel {
+  const rows = Math.min(shape.expertRows, shape.rangeRows);
+  return {
+    name: `expertMatvec<${shape.layout},${shape.epilogue}>`,
+    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape)],
+    constants: { ...expertConstants(shape), LANES: lanes, GROUPS: groups },
+    tile: {},
+    grid: () => [Math.ceil(rows / (groups * 4)), choicesPerToken, 1],
+  };
+}
+
+/** y [seq * 2, expertRows] of the choices of several tokens. */
+export function expertMatmul(shape: ExpertShape, { threads, tokens }: MatmulTile): Kernel {
+  const rows = Math.min(shape.expertRows, shape.rangeRows);
+  return {
+    name: `expertMatmul<${shape.layout},${shape.epilogue}>`,
+    files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape)],
+    constants: { ...expertConstants(shape), EXPERTS: shape.experts, THREADS: threads },
+    tile: { CHOICES: tokens },
+    grid: (seq) => [Math.ceil(rows / (threads * 4)), Math.ceil(seq / tokens), shape.experts],
+  };
+}
+
+/** y [seq, cols] = residual + both choices' x [seq, 2, cols]. */
+export function expertSum(cols: number): Kernel {
+  return {
+    name: "expertSum",
+    files: [new URL("./expert_sum.wgsl", import.meta.url), stateSnippet],
+    constants: { COLS: cols },
+    tile: {},
+    grid: (seq) => foldedGrid(Math.ceil((seq * cols) / 64)),
+  };
+}
