@@ -129,6 +129,7 @@ function needRows({ context, kv, kvBytesPer1000Tokens }: ModelDescription, needs
       `${formatBytes(needs.totalBytes)}: weights ${formatBytes(needs.weightsBytes)}, cache ${formatBytes(needs.kvBytes)} (${kv}, context ${count(context)}), activations ${formatBytes(needs.activationBytes)} (${needs.chunkTokens} tokens at a time)`,
     ],
     ["cache", `${formatBytes(kvBytesPer1000Tokens)} per 1,000 tokens`],
+    ["new token", `reads ${formatBytes(needs.weightBytesPerToken)} of weights, and the cache`],
   ];
 }
 
@@ -192,6 +193,7 @@ function report(
     gpu: needs && {
       adapter: needs.adapter ?? null,
       weights_bytes: needs.weightsBytes,
+      weight_bytes_per_token: needs.weightBytesPerToken,
       kv_bytes: needs.kvBytes,
       activation_bytes: needs.activationBytes,
       total_bytes: needs.totalBytes,

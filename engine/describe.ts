@@ -15,7 +15,7 @@ import { buildPlan } from "./plan.ts";
 import type { Folder } from "./source.ts";
 import { tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights } from "./upload.ts";
-import { matrixBytes, rowRanges, Weights } from "./weights.ts";
+import { type MatrixRef, matrixBytes, rowRanges, Weights } from "./weights.ts";
 
 /** The parts whose parameters are counted. */
 export type ModelPart = "embedding" | "attention" | "mlp" | "norms" | "head" | "other";
@@ -97,6 +97,8 @@ export interface ModelDescription {
 /** Bytes on the GPU for one model at its context. */
 export interface GpuNeeds {
   readonly weightsBytes: number;
+  /** Weights that are read for one new token: all but the rest of the embedding and, of experts, those not taken. */
+  readonly weightBytesPerToken: number;
   readonly kvBytes: number;
   /** Activations, rotary table and small buffers. */
   readonly activationBytes: number;
@@ -220,6 +222,15 @@ function countByPart(weights: CheckedWeights): Record<ModelPart, number> {
   return counts;
 }
 
+/** Bytes of the matrices that a graph of one token reads. */
+function weightBytesRead(graph: Graph, bytesOf: (ref: MatrixRef) => number): number {
+  return graph.nodes.reduce((sum, node) => {
+    if (!("weight" in node)) return sum;
+    const bytes = bytesOf(node.weight);
+    return sum + Math.ceil(node.op === "embed" ? bytes / node.weight.rows : bytes * node.weight.activeShare);
+  }, 0);
+}
+
 /** What is assumed of a GPU when there is none to ask. */
 const assumed = { isSoftware: false, bindingBytes: 2 ** 30 };
 
@@ -247,6 +258,7 @@ function needsOf(
     }
   }
   const slots: number[] = [];
+  let weightBytesPerToken = 0;
   for (const kind of ["prefill", "decode"] as const) {
     const graph = new Graph(kind);
     const logits = architecture.forward(graph, new Weights());
@@ -258,6 +270,8 @@ function needsOf(
       maxBindingBytes: bindingBytes,
       tuning: tuningFor({ isSoftware, subgroupSize: 1 }), // the size of no buffer depends on it
     });
+    if (kind === "decode")
+      weightBytesPerToken = weightBytesRead(graph, (ref) => matrixBytes(ref, weights.packing(ref), bindingBytes));
     plan.slotBytes.forEach((bytes, slot) => {
       slots[slot] = Math.max(slots[slot] ?? 0, rounded(bytes));
     });
@@ -280,6 +294,7 @@ function needsOf(
   }
   return {
     weightsBytes,
+    weightBytesPerToken,
     kvBytes,
     activationBytes,
     totalBytes: weightsBytes + kvBytes + activationBytes,

@@ -20,7 +20,6 @@ const cases = [
   "phi-3-mini-128k",
   "phi-3-mini-4k",
   "phi-3-small-128k",
-  "phi-3-small-8k",
   "phi-3.5-moe-wide-jitter",
   "phi-4",
   "phi-4-awq-gemm-g32",

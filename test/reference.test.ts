@@ -394,7 +394,7 @@ describe("reference models", () => {
   const shared = new Map(sharedFolders().map((folder) => [basename(folder), folder]));
   test.skipIf(shared.size === 0)("trimmed fixtures are parts of the shared cases", () => {
     const folders = fixtureFolders();
-    expect(folders).toHaveLength(12);
+    expect(folders).toHaveLength(13);
     for (const folder of folders) {
       const whole = shared.get(basename(folder)) ?? "";
       const all = readTensors(join(whole, "reference.safetensors"));

@@ -127,3 +127,11 @@ describe("a model", () => {
     expect((await describeAt(folder)).problem).toBeUndefined();
   });
 });
+
+test("of a mixture of experts a token reads two of four; of the embedding, a row", async () => {
+  const { model } = await describeAt(join(root, "test/fixtures/models/phi-3.5-moe-wide-jitter"));
+  const [hidden, ffn, vocab, layers] = [128, 96, 256, 2];
+  const attention = (6 * 32 + hidden) * hidden; // [q | k | v] of 4 + 1 + 1 heads, and o
+  const elements = hidden + layers * (attention + 4 * hidden + 2 * 3 * ffn * hidden) + vocab * hidden;
+  expect(model?.needs().weightBytesPerToken).toBe(2 * elements);
+});

@@ -27,7 +27,7 @@ function nodes<Op extends Graph["nodes"][number]["op"]>(architecture: Architectu
 }
 
 describe("phi3small", () => {
-  const config = configOf("phi-3-small-8k");
+  const config: Fields = { ...configOf("phi-3-small-128k"), num_hidden_layers: 4 };
 
   const refused: readonly (readonly [change: Fields, message: RegExp])[] = [
     [{ ff_intermediate_size: null }, /"ff_intermediate_size": expected an integer from 1/],
@@ -53,12 +53,13 @@ describe("phi3small", () => {
   test("dense layers, blocks and the head's own blocks", () => {
     const visible = (change: Fields) => nodes(read({ ...config, ...change }), "attention").map((node) => node.visible);
     const dense = { window: undefined };
-    const blocks = (headStep: number, stride = 4) => ({ blocks: { size: 16, local: 2, stride, headStep } });
-    expect(visible({})).toEqual([blocks(1), dense, blocks(1), dense]);
-    expect(visible({ dense_attention_every_n_layers: 3 })).toEqual([blocks(1), blocks(1), dense, blocks(1)]);
-    expect(visible({ dense_attention_every_n_layers: null })).toEqual([blocks(1), blocks(1), blocks(1), blocks(1)]);
+    const blocks = (headStep: number, stride = 8) => ({ blocks: { size: 16, local: 2, stride, headStep } });
+    expect(visible({})).toEqual([blocks(2), dense, blocks(2), dense]);
+    expect(visible({ dense_attention_every_n_layers: 3 })).toEqual([blocks(2), blocks(2), dense, blocks(2)]);
+    expect(visible({ dense_attention_every_n_layers: null })).toEqual([blocks(2), blocks(2), blocks(2), blocks(2)]);
     expect(visible({ blocksparse_homo_head_pattern: true })[0]).toEqual(blocks(0));
-    expect(visible({ blocksparse_vert_stride: 17 })[0]).toEqual(blocks(2, 17));
+    expect(visible({ blocksparse_vert_stride: 15 })[0]).toEqual(blocks(3, 15));
+    expect(visible({ blocksparse_vert_stride: 3 })[0]).toEqual(blocks(1, 3));
   });
 
   test("what is not chosen: the list of the config, else that of the published vocabulary", () => {
@@ -91,8 +92,8 @@ describe("phi3small", () => {
     expect(of(undefined)).toEqual([10, 1 / 8, 20]);
     expect(of(null)).toEqual([1, 1, 3.4028234663852886e38]);
     const scale = (change: Fields) => nodes(read({ ...config, ...change }), "attention")[0]?.scale;
-    expect(scale({ mup_attn_multiplier: 2 })).toBe(2 / 16);
-    expect(scale({ mup_use_scaling: false })).toBe(1 / 4);
+    expect(scale({ mup_attn_multiplier: 2 })).toBe(2 / 32);
+    expect(scale({ mup_use_scaling: false })).toBe(32 ** -0.5);
   });
 });
 
