@@ -76,15 +76,19 @@ export function expertMatvec(shape: ExpertShape, { lanes, groups }: MatvecTile):
   };
 }
 
+/** Choices of an expert are few: an eighth of a chunk's tokens where it is one of 16. */
+const mostChoices = 8;
+
 /** y [seq * 2, expertRows] of the choices of several tokens. */
 export function expertMatmul(shape: ExpertShape, { threads, tokens }: MatmulTile): Kernel {
+  const choices = Math.min(tokens, mostChoices);
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
     name: `expertMatmul<${shape.layout},${shape.epilogue}>`,
     files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape)],
     constants: { ...expertConstants(shape), EXPERTS: shape.experts, THREADS: threads },
-    tile: { CHOICES: tokens },
-    grid: (seq) => [Math.ceil(rows / (threads * 4)), Math.ceil(seq / tokens), shape.experts],
+    tile: { CHOICES: choices },
+    grid: (seq) => [Math.ceil(rows / (threads * 4)), Math.ceil(seq / choices), shape.experts],
   };
 }
 
