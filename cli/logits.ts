@@ -1,5 +1,5 @@
 /** `phi logits`: the logits of every position, as a safetensors file. */
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
 import { PhiError, printable, safetensorsHeader } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
@@ -12,7 +12,8 @@ export interface LogitsOptions extends RunOptions {
 }
 
 /**
- * Writes the tensor `logits`, F32 [ids, vocabulary], to `output`: beside it first, and renamed when it is whole.
+ * Writes the tensor `logits`, F32 [ids, vocabulary], to `output`: a file beside it first, renamed when it is whole; a pipe
+ * or a device as it is.
  */
 export async function logits(options: LogitsOptions, signal: AbortSignal): Promise<void> {
   const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
@@ -26,37 +27,36 @@ export async function logits(options: LogitsOptions, signal: AbortSignal): Promi
   if (adapter === undefined) return;
   checkMemory(described, adapter.adapter);
   const opened = await openModel(folder, adapter, options, "none", signal);
-  const partial = `${options.output}.${process.pid}.incomplete`;
+  const inPlace = await isDevice(options.output);
+  const partial = inPlace ? options.output : `${options.output}.${process.pid}.incomplete`;
   let file: FileHandle | undefined;
   try {
     const { model } = opened;
-    file = await writing(options.output, () => open(partial, "wx"));
+    const begun = await writing(options.output, () => open(partial, inPlace ? "w" : "wx"));
+    file = begun;
     const shape = [options.ids.length, model.vocabularySize];
     const header = safetensorsHeader([{ name: "logits", dtype: "F32", shape }]);
-    await writing(options.output, () => writeAll(file, header, 0));
-    for await (const { firstPosition, values } of model.logits(options.ids, { signal })) {
+    await writing(options.output, () => begun.writeFile(header));
+    for await (const { values } of model.logits(options.ids, { signal })) {
       const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-      const offset = header.length + firstPosition * model.vocabularySize * 4;
-      await writing(options.output, () => writeAll(file, bytes, offset));
+      await writing(options.output, () => begun.writeFile(bytes)); // goes on where the last call ended
     }
     await writing(options.output, async () => {
-      await file?.close();
-      await rename(partial, options.output);
+      await begun.close();
+      if (!inPlace) await rename(partial, options.output);
     });
     file = undefined;
   } finally {
     await file?.close().catch(() => {});
-    if (file !== undefined) await rm(partial, { force: true });
+    if (file !== undefined && !inPlace) await rm(partial, { force: true });
     opened.dispose();
   }
 }
 
-/** One `write` may take less than it was given. */
-async function writeAll(file: FileHandle | undefined, bytes: Uint8Array, offset: number): Promise<void> {
-  for (let done = 0; file !== undefined && done < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, offset + done);
-    done += bytesWritten;
-  }
+/** Whether a path is a pipe or a device, which a finished file must not be renamed over. */
+async function isDevice(path: string): Promise<boolean> {
+  const stats = await stat(path).catch(() => undefined);
+  return stats !== undefined && !stats.isFile() && !stats.isDirectory();
 }
 
 async function writing<T>(name: string, write: () => Promise<T>): Promise<T> {

@@ -5,7 +5,7 @@ import { exitCodes, printable } from "../engine/errors.ts";
 const signalCodes = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
 /** How long a command may take to stop after a signal before the process ends without it. */
-const graceMs = 700;
+const graceMs = 400;
 
 /**
  * A signal soon after the same one is its echo: a process that was started anew gets Ctrl-C from the terminal and once

@@ -1,9 +1,10 @@
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { findBundle } from "../../cli/swiftshader.ts";
-import { phi } from "./process.ts";
+import { executable, phi } from "./process.ts";
 
 const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");
 
@@ -235,6 +236,13 @@ describe("phi logits", () => {
     const last = Array.from({ length: 1024 }, (_, i) => bytes.readFloatLE(bytes.length - 4096 + i * 4));
     expect(last.indexOf(Math.max(...last))).toBe(story.greedy_ids[0]);
     expect(readdirSync(folder).filter((name) => name.includes("incomplete"))).toEqual([]);
+  });
+
+  test("into a pipe, which is no file to be replaced", () => {
+    const script = '"$0" "$1" logits --ids 1,2 -o /dev/stdout 2>/dev/null | wc -c';
+    const { stdout } = spawnSync("sh", ["-c", script, process.execPath, executable], { encoding: "utf8" });
+    expect(Number(stdout)).toBeGreaterThan(2 * 4096);
+    expect(statSync("/dev/stdout").isFile()).toBe(false);
   });
 
   test("a folder that cannot be written is an input/output error that leaves nothing", async () => {
