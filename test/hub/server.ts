@@ -134,20 +134,23 @@ export async function startHub(
     }
     const bytes = entry.file === undefined ? undefined : hub.files.get(entry.file);
     if (bytes === undefined || entry.file === undefined) return sendError(response, 404, "EntryNotFound");
-    if (kind === "resolve-cache") return sendBytes(response, bytes, entry.range);
+    const known = { etag: `"${gitSha1(bytes)}"`, "x-repo-commit": commit };
+    if (kind === "resolve-cache") {
+      for (const [name, value] of Object.entries(known)) response.setHeader(name, value);
+      return sendBytes(response, bytes, entry.range);
+    }
     if (!isLarge(entry.file)) {
       response.writeHead(307, {
         location: `/api/resolve-cache/models/${modelName}/${commit}/${file}`,
-        etag: `"${gitSha1(bytes)}"`,
-        "x-repo-commit": commit,
+        ...known,
       });
       return response.end();
     }
     response.writeHead(302, {
       location: `${content}/blobs/${file}?signature=1`,
+      ...known,
       "x-linked-etag": `"${sha256(bytes)}"`,
       "x-linked-size": bytes.length,
-      "x-repo-commit": commit,
     });
     return response.end();
   };
