@@ -79,19 +79,11 @@ export async function generate(
   try {
     const { model } = opened;
     if (options.explain) return await print(`${model.explain().trimEnd()}\n`);
-    const { text, ids: newIds, result } = await run(model, ids, options, signal);
-    const { finishReason, seed, stats } = result;
-    if (options.json) {
-      await print(
-        jsonLine({
-          text: text ?? null,
-          token_ids: newIds,
-          finish_reason: finishReason,
-          seed: seed === undefined ? null : jsonSeed(seed),
-          stats: snakeCase(stats),
-        }),
-      );
-    }
+    const chosen = samplingOf(model, options);
+    if (options.seed === undefined && chosen.seed !== undefined) process.stderr.write(`seed: ${chosen.seed}\n`);
+    const outcome = await run(model, ids, chosen, options, signal);
+    const { result } = outcome;
+    if (options.json) await print(jsonLine(outcomeJson(outcome)));
     if (options.stats) process.stderr.write(statsText(opened, result));
   } finally {
     opened.dispose();
@@ -104,8 +96,12 @@ function jsonSeed(seed: bigint): number | string {
 }
 
 /** Refuses, from the headers alone, a prompt that the model cannot take. */
-function checkPrompt(ids: readonly number[], { vocabulary, context }: ModelDescription): void {
-  checkIds("--ids", ids, vocabulary);
+export function checkPrompt(
+  ids: readonly number[],
+  { vocabulary, context }: Pick<ModelDescription, "vocabulary" | "context">,
+  name = "--ids",
+): void {
+  checkIds(name, ids, vocabulary);
   if (ids.length <= context) return;
   throw new PhiError("usage", `prompt is ${ids.length} tokens, context is ${context}`, [
     "Shorten the prompt, or give a greater --context where the model and memory allow it.",
@@ -141,7 +137,10 @@ function checkCombination(prompt: string | undefined, options: GenerateCommandOp
 }
 
 /** The options of the draw that the command line gives; with a seed wherever something is drawn. */
-function sampling({ generationDefaults }: TextModel, options: GenerateCommandOptions): SamplingOptions {
+export function samplingOf(
+  { generationDefaults }: Pick<TextModel, "generationDefaults">,
+  options: GenerateCommandOptions,
+): SamplingOptions {
   const chosen = samplingUnder(generationDefaults, {
     ...(options.temperature !== undefined && { temperature: options.temperature }),
     ...(options.topK !== undefined && { topK: options.topK }),
@@ -153,45 +152,62 @@ function sampling({ generationDefaults }: TextModel, options: GenerateCommandOpt
     ...(options.logitBias.size > 0 && { logitBias: options.logitBias }),
     ...(options.seed !== undefined && { seed: options.seed }),
   });
-  if (chosen.seed !== undefined || (chosen.temperature ?? 0) === 0) return chosen;
-  const seed = randomSeed();
-  process.stderr.write(`seed: ${seed}\n`);
-  return { ...chosen, seed };
+  return chosen.seed !== undefined || (chosen.temperature ?? 0) === 0 ? chosen : { ...chosen, seed: randomSeed() };
 }
 
+/** `collect`, with the text on stdout as it comes. */
 async function run(
   model: TextModel,
   ids: readonly number[],
+  sampling: SamplingOptions,
   options: GenerateCommandOptions,
   signal: AbortSignal,
 ): Promise<Outcome> {
+  let last = "";
+  try {
+    const outcome = await collect(model, ids, { ...options, sampling }, signal, async (piece) => {
+      if (piece !== "") last = piece;
+      if (!options.json) await printUntrusted(piece, options.rawOutput);
+    });
+    if (outcome.result.finishReason === "context") note(`the context of ${model.context} tokens is full`);
+    return outcome;
+  } finally {
+    if (!options.json && last !== "" && !last.endsWith("\n")) await print("\n");
+  }
+}
+
+/** Continues one prompt to its end. `onText` is given each piece; without a tokenizer the ids themselves are the text. */
+export async function collect(
+  model: TextModel,
+  ids: readonly number[],
+  options: Pick<GenerateCommandOptions, "maxTokens" | "stop" | "ignoreEos"> & { readonly sampling: SamplingOptions },
+  signal: AbortSignal,
+  onText: (piece: string) => Promise<void> = async () => {},
+): Promise<Outcome> {
+  const { maxTokens, sampling, stop, ignoreEos = false } = options;
   const newIds: number[] = [];
   let text = "";
-  const pieces = model.generate(ids, {
-    maxTokens: options.maxTokens,
-    sampling: sampling(model, options),
-    ignoreEos: options.ignoreEos ?? false,
-    stop: options.stop,
-    signal,
-  });
-  try {
-    for (;;) {
-      const next = await pieces.next();
-      if (next.done) {
-        const { finishReason } = next.value;
-        if (finishReason === "context") note(`the context of ${model.context} tokens is full`);
-        return { text: model.tokenizer && text, ids: newIds, result: next.value };
-      }
-      const { id, text: piece } = next.value;
-      if (id !== undefined) newIds.push(id);
-      // Without a tokenizer the ids themselves are the text.
-      const shown = model.tokenizer ? piece : `${id}\n`;
-      text += shown;
-      if (!options.json) await printUntrusted(shown, options.rawOutput);
-    }
-  } finally {
-    if (!options.json && text !== "" && !text.endsWith("\n")) await print("\n");
+  const pieces = model.generate(ids, { maxTokens, sampling, ignoreEos, stop, signal });
+  for (;;) {
+    const next = await pieces.next();
+    if (next.done) return { text: model.tokenizer && text, ids: newIds, result: next.value };
+    const { id, text: piece } = next.value;
+    if (id !== undefined) newIds.push(id);
+    const shown = model.tokenizer ? piece : `${id}\n`;
+    text += shown;
+    await onText(shown);
   }
+}
+
+/** What `--json` prints, and a line of results holds. */
+export function outcomeJson({ text, ids, result: { finishReason, seed, stats } }: Outcome) {
+  return {
+    text: text ?? null,
+    token_ids: ids,
+    finish_reason: finishReason,
+    seed: seed === undefined ? null : jsonSeed(seed),
+    stats: snakeCase(stats),
+  };
 }
 
 /** The engine's figures under names as JSON's users write them. */

@@ -112,9 +112,15 @@ function program(signal: AbortSignal): Command {
     .option("--raw-output", "control characters go to the terminal as they are")
     .option("--stats", "times, rates and memory on stderr")
     .option("--json", "print { text, token_ids, finish_reason, stats } in place of the text")
+    .option("--prompts <file>", "many prompts, a JSON object a line (README); the results go to -o")
+    .option("-o, --output <file>", "with --prompts: a result a line; those that are there already are not made again")
     .option("--explain", "print the plan of dispatches and stop")
     .option("--debug", "a stack trace with every error")
     .action(async (prompt: string | undefined, options) => {
+      if (options.prompts !== undefined) {
+        const { generatePrompts } = await import("./prompts.ts");
+        return generatePrompts(prompt, options, signal);
+      }
       const { generate } = await import("./generate.ts");
       await generate(prompt, options, signal);
     });
@@ -123,6 +129,7 @@ function program(signal: AbortSignal): Command {
     'phi -m ./phi-4 --chat -n 200 --temperature 0.7 --seed 1 "Why is the sky blue?"',
     "phi -m ./phi-2 --stop '\\n\\n' < prompt.txt",
     "phi --ids 593,592,260,349 --json",
+    "phi -m ./phi-4 --prompts prompts.jsonl -o results.jsonl -n 200",
   ]);
 
   const logits = withWeights(phi.command("logits"), "f32")

@@ -71,10 +71,12 @@ function tokenIds(value: unknown): readonly number[] {
 }
 
 /** Messages as they came, once each is an object with a role. What else a template reads is left in. */
-function chatMessages(value: unknown): readonly ChatMessage[] {
-  if (!Array.isArray(value)) throw new PhiError("usage", "stdin: expected a JSON array of messages { role, content }");
+/** A JSON array of messages; `source` is what holds it. */
+export function chatMessages(value: unknown, source = "stdin"): readonly ChatMessage[] {
+  if (!Array.isArray(value))
+    throw new PhiError("usage", `${source}: expected a JSON array of messages { role, content }`);
   for (const [index, message] of value.entries()) {
-    const where = `stdin: [${index}]`;
+    const where = `${source}: [${index}]`;
     if (typeof message !== "object" || message === null || Array.isArray(message)) {
       throw new PhiError("usage", `${where}: expected an object { role, content }, got ${JSON.stringify(message)}`);
     }
