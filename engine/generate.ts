@@ -1,5 +1,6 @@
 /** Generation: prefill, then token after token, which the GPU chooses by itself, several in a submit. */
 
+import { type Control, canSampleOnGpu, controlOf } from "./control.ts";
 import { PhiError } from "./errors.ts";
 import type { Batch, Engine } from "./model.ts";
 import type { Chooser } from "./plan.ts";
@@ -92,11 +93,11 @@ export async function* generate(
   const vocab = Math.min(engine.architecture.vocab, options.vocabularySize ?? engine.architecture.vocab);
   const sampler = createSampler(sampling, vocab);
   const generated: number[] = [];
-  const first =
-    sampler.isGreedy && !options.logprobs
-      ? gpuSource(engine, ids, generated, [...stopIds], options)
-      : hostSource(engine, ids, generated, sampler, options);
-  let source = first;
+  const control = () => controlOf({ sampling, seed: sampler.seed ?? 0n, stopIds: [...stopIds] }, ids, vocab);
+  const source =
+    options.logprobs || !canSampleOnGpu(sampling, vocab)
+      ? hostSource(engine, ids, generated, sampler, options)
+      : gpuSource(engine, ids, generated, sampler.isGreedy ? "greedy" : "sample", control, options);
   let firstTokenMs = 0;
 
   const release = await engine.exclusive();
@@ -113,9 +114,7 @@ export async function* generate(
       const most = Math.min(maxTokens - generated.length, generated.length === 0 ? 1 : room);
       const { tokens, notFinite } = await source.next(most);
       if (generated.length === 0) firstTokenMs = performance.now() - began;
-      const isPadding = tokens.some(({ id }) => id >= vocab);
       for (const token of tokens) {
-        if (token.id >= vocab) break;
         generated.push(token.id);
         const isEnough = yield token;
         if (isEnough) finishReason = "stop";
@@ -126,17 +125,11 @@ export async function* generate(
         if (finishReason !== undefined) break;
       }
       if (finishReason !== undefined) break;
-      if (isPadding) {
-        // The GPU does not know which ids are padding. A trained model hardly ever prefers one, so the host goes on.
-        source = hostSource(engine, ids, generated, sampler, options);
-        continue;
-      }
       if (notFinite > 0) throw await notFiniteError(engine, [...ids, ...generated], generated.length, release);
       if (tokens.length === 0) throw new Error("a submit of decode steps chose no token");
     }
     const prefillMs = generated.length === 0 ? performance.now() - began : firstTokenMs;
-    const { host, recompute } = source;
-    const { promptRun } = first;
+    const { host, recompute, promptRun } = source;
     const stats: GenerationStats = {
       promptTokens: ids.length,
       cachedTokens: ids.length - promptRun,
@@ -165,10 +158,10 @@ function gpuSource(
   engine: Engine,
   ids: readonly number[],
   generated: readonly number[],
-  stopIds: readonly number[],
+  chooser: Chooser,
+  control: () => Control,
   { signal, stepsPerSubmit }: GenerateOptions,
 ): TokenSource {
-  const chooser: Chooser = "greedy";
   const onTheWay: { readonly batch: Batch; readonly beganMs: number }[] = [];
   let steps = Math.min(stepsPerSubmit ?? 1, engine.mostSteps); // of the next submit
   let isShort = false;
@@ -208,7 +201,7 @@ function gpuSource(
       const inRegime = generated.length === 0 ? 0 : stepsOfRegime(total);
       if (inRegime === 0) {
         const beganMs = performance.now();
-        if (generated.length === 0) engine.control(stopIds);
+        if (generated.length === 0) engine.control(control());
         const batch = await start();
         if (batch === undefined) throw new Error("the prompt chose no token");
         const read = await engine.readBatch(batch);

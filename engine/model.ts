@@ -1,10 +1,11 @@
 /** A loaded model: weights, cache and plans on one device, and the calls that run them. */
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
-import { controlWords, stateWords } from "../kernels/next.ts";
+import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
 import { type Cache, cacheRows, createCache, layerCacheBytes } from "./cache.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
+import type { Control } from "./control.ts";
 import { Device, type DeviceBuffer, type DeviceOptions } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import { type GeneratedToken, type GenerateOptions, type GenerationResult, generate } from "./generate.ts";
@@ -260,6 +261,11 @@ export class Engine {
         GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC,
       ),
       control: device.createBuffer("control", controlWords.all * 4, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST),
+      marks: device.createBuffer(
+        "marks",
+        architecture.vocab * markBytes,
+        GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+      ),
       ids: device.createBuffer("ids", options.chunkTokens * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST),
     };
     this.#stateStaging = Array.from({ length: mostBatches }, (_, i) =>
@@ -301,7 +307,7 @@ export class Engine {
   async compile(kinds: readonly RunnerKind[]): Promise<void> {
     const kernels = kinds.flatMap((kind) => {
       const { steps, choosers } = this.plan(kind);
-      return [...steps, ...(choosers.greedy === undefined ? [] : [choosers.greedy])].map((step) => step.kernel);
+      return [...steps, ...Object.values(choosers)].map((step) => step.kernel);
     });
     await Promise.all(kernels.map((kernel) => this.#pipelines.get(kernel)));
   }
@@ -367,13 +373,10 @@ export class Engine {
     );
   }
 
-  /** Tells the choosers after which ids to stop; of more than fit, the host stops at the rest. */
-  control(stopIds: readonly number[]): void {
-    const words = new Uint32Array(controlWords.all);
-    const stops = stopIds.slice(0, controlWords.mostStops);
-    words[controlWords.stops] = stops.length;
-    words.set(stops, controlWords.stopIds);
+  /** Tells the choosers of the next calls what they go by. */
+  control({ words, marks }: Control): void {
     this.device.writeBuffer(this.#shared.control, 0, words);
+    if (marks !== undefined) this.device.writeBuffer(this.#shared.marks, 0, marks);
   }
 
   /**

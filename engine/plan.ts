@@ -18,7 +18,7 @@ import { lastRow } from "../kernels/last_row.ts";
 import type { Epilogue } from "../kernels/linear.ts";
 import { type MatmulTile, matmul } from "../kernels/matmul.ts";
 import { type MatvecTile, matvec } from "../kernels/matvec.ts";
-import { argmax } from "../kernels/next.ts";
+import { argmax, sample } from "../kernels/next.ts";
 import { headNorm, layerNorm, rmsNorm } from "../kernels/norm.ts";
 import type { Packing } from "../kernels/weights.ts";
 import type { Graph, Node, Value } from "./graph.ts";
@@ -34,7 +34,7 @@ export type Operand =
   | { readonly perm: MatrixRef; readonly range: number }
   | { readonly vector: VectorRef }
   | { readonly cache: "keys" | "values"; readonly layer: number }
-  | { readonly shared: "state" | "ids" | "rope" | "control" };
+  | { readonly shared: "state" | "ids" | "rope" | "control" | "marks" };
 
 /** One dispatch. */
 export interface Step {
@@ -47,8 +47,8 @@ export interface Step {
   readonly flopsPerToken: number;
 }
 
-/** How the next token is chosen on the GPU: the likeliest one. */
-export type Chooser = "greedy";
+/** How the next token is chosen on the GPU: the one of the highest logit, or by the whole chain of the sampler. */
+export type Chooser = "greedy" | "sample";
 
 export interface Plan {
   readonly kind: Graph["kind"];
@@ -75,6 +75,7 @@ export interface Tuning {
   readonly prefillAttention: AttentionTile;
   readonly normLanes: number;
   readonly argmaxLanes: number;
+  readonly sampleThreads: number;
   /** Whether compilers may unroll long loops (state.wgsl). */
   readonly unroll: boolean;
 }
@@ -222,7 +223,15 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
   };
   const steps = nodes.flatMap((node) => planNode(node, slot, options));
   const next = { state, control: { shared: "control" }, ids: { shared: "ids" }, logits: slot(logits) } as const;
-  const greedy = { kernel: argmax(logits.cols, tuning.argmaxLanes), bindings: next };
+  const choosers: Record<Chooser, Step> = {
+    greedy: { label: "next", kernel: argmax(tuning.argmaxLanes), bindings: next, flopsPerToken: 0 },
+    sample: {
+      label: "next",
+      kernel: sample(tuning.sampleThreads),
+      bindings: { ...next, marks: { shared: "marks" } },
+      flopsPerToken: 0,
+    },
+  };
   const taps = new Map<string, { slot: number; cols: number }>();
   if (options.taps) {
     for (const [name, value] of graph.taps) taps.set(name, { slot: slotOf.get(value.id) ?? 0, cols: value.cols });
@@ -236,7 +245,7 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
     kind: graph.kind,
     maxSeq,
     steps: steps.map(finished),
-    choosers: graph.kind === "all" ? {} : { greedy: finished({ label: "next", ...greedy, flopsPerToken: 0 }) },
+    choosers: graph.kind === "all" ? {} : { greedy: finished(choosers.greedy), sample: finished(choosers.sample) },
     slotBytes,
     logitsSlot: slotOf.get(logits.id) ?? 0,
     vocab: logits.cols,

@@ -14,6 +14,8 @@ export interface SharedBuffers {
   readonly state: DeviceBuffer;
   /** Uniform: what the choosers are told, see kernels/next.wgsl. */
   readonly control: DeviceBuffer;
+  /** By token, what the sampler changes its logit by: see kernels/sample.wgsl. */
+  readonly marks: DeviceBuffer;
   /** Token ids of the call. */
   readonly ids: DeviceBuffer;
   /** Values by slot; at least as large as any plan asks for. */
@@ -102,19 +104,16 @@ export async function createRunner(
   }
 
   const steps = await Promise.all(plan.steps.map(bindStep));
-  const choosing = new Map<Chooser, Promise<readonly BoundStep[]>>();
-  /** The steps with those that choose behind them, which are bound when they are first asked for. */
-  function withChooser(chooser: Chooser | undefined): Promise<readonly BoundStep[]> | readonly BoundStep[] {
-    if (chooser === undefined) return steps;
-    const known = choosing.get(chooser);
-    if (known !== undefined) return known;
-    const step = plan.choosers[chooser];
-    if (step === undefined) throw new Error(`${plan.kind}: chooses no token`);
-    const list = bindStep(step).then((last) => [...steps, last]);
-    choosing.set(chooser, list);
+  /** The steps, with the one that chooses behind them. */
+  const lists = new Map<Chooser | undefined, readonly BoundStep[]>([[undefined, steps]]);
+  for (const [chooser, step] of Object.entries(plan.choosers)) {
+    lists.set(chooser as Chooser, [...steps, await bindStep(step)]);
+  }
+  function listOf(chooser: Chooser | undefined): readonly BoundStep[] {
+    const list = lists.get(chooser);
+    if (list === undefined) throw new Error(`${plan.kind}: chooses no token`);
     return list;
   }
-  if (plan.choosers.greedy !== undefined) await withChooser("greedy");
 
   const budget = device.isSoftware ? submitFlops.software : submitFlops.gpu;
 
@@ -167,7 +166,7 @@ export async function createRunner(
     async feed(ids, past, drawn, options = {}) {
       const seq = ids.length;
       if (seq < 1 || seq > plan.maxSeq) throw new Error(`${plan.kind}: ${seq} tokens in a plan for ${plan.maxSeq}`);
-      const list = await withChooser(options.chooser);
+      const list = listOf(options.chooser);
       stateHead.fill(0);
       stateHead[stateWords.past] = past;
       stateHead[stateWords.seq] = seq;
@@ -179,7 +178,7 @@ export async function createRunner(
       await submit(list, 1, seq, options);
     },
     async repeat(count, options) {
-      await submit(await withChooser(options.chooser), count, 1, options);
+      await submit(listOf(options.chooser), count, 1, options);
     },
   };
 }

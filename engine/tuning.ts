@@ -15,6 +15,7 @@ function software(subgroup: number): Tuning {
     prefillAttention: { threads: 16 },
     normLanes: 8,
     argmaxLanes: 256,
+    sampleThreads: 64,
     unroll: false,
   };
 }
@@ -27,6 +28,7 @@ const gpu: Tuning = {
   prefillAttention: { threads: 32 },
   normLanes: 128,
   argmaxLanes: 256,
+  sampleThreads: 256,
   unroll: true,
 };
 

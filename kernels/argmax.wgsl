@@ -1,9 +1,8 @@
 // argmax: the id of the highest logit (the lowest such id) is the next token
-//   logits [VOCAB]     grid: 1 workgroup of LANES threads
+//   logits [vocab]     grid: 1 workgroup of LANES threads
 //   Not finite is judged by the exponent's bits: a comparison does not see NaN in WGSL.
 //   Appended: next.
 
-override VOCAB: u32;
 override LANES: u32;
 
 @group(0) @binding(3) var<storage, read> logits: array<f32>;
@@ -17,7 +16,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   var highest = -3.4028234e38;
   var highestId = 0xffffffffu;
   var notFinite = 0u;
-  for (var i = lane + begin(); i < VOCAB; i += LANES) {
+  for (var i = lane + begin(); i < control.vocab; i += LANES) {
     let logit = logits[i];
     notFinite += select(0u, 1u, (bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u);
     if (logit > highest || highestId == 0xffffffffu) {

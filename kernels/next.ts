@@ -19,26 +19,41 @@ export const stateWords = {
 /** The layout of `Control` in next.wgsl, in words. */
 export const controlWords = {
   stops: 0,
-  topK: 1,
-  topP: 2,
-  seed: 4,
-  hasMarks: 6,
-  temperature: 7,
-  leastExponent: 8,
-  repetition: 9,
-  frequency: 10,
-  presence: 11,
-  stopIds: 12,
+  vocab: 1,
+  hasMarks: 3,
+  topP: 4,
+  seed: 6,
+  topK: 8,
+  temperature: 9,
+  leastExponent: 10,
+  repetition: 11,
+  frequency: 12,
+  presence: 13,
+  stopIds: 16,
   mostStops: 64,
-  all: 76,
+  all: 80,
 } as const;
 
-/** The highest of logits [vocab] is the next token, the lowest id on ties. */
-export function argmax(vocab: number, lanes: number): Kernel {
+/** Bytes of a token's `Mark` in sample.wgsl: the bias (float32), and how often it was said, the top bit for a prompt's. */
+export const markBytes = 8;
+
+/** The highest of the logits is the next token, the lowest id on ties. */
+export function argmax(lanes: number): Kernel {
   return {
     name: "argmax",
     files: [new URL("./argmax.wgsl", import.meta.url), nextSnippet],
-    constants: { VOCAB: vocab, LANES: lanes },
+    constants: { LANES: lanes },
+    tile: {},
+    grid: () => [1, 1, 1],
+  };
+}
+
+/** The next token is drawn by the chain of engine/sampler.ts, from at most 2^24 logits. */
+export function sample(threads: number): Kernel {
+  return {
+    name: "sample",
+    files: [new URL("./sample.wgsl", import.meta.url), nextSnippet],
+    constants: { THREADS: threads },
     tile: {},
     grid: () => [1, 1, 1],
   };

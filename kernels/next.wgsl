@@ -17,11 +17,13 @@ struct State {
 }
 
 struct Control {
-  stops: u32,  // how many ids follow in stopIds
-  topK: u32,   // from here on: see sample.wgsl
+  stops: u32,     // how many ids follow in stopIds
+  vocab: u32,     // ids from here on are padding
+  zero: u32,      // always 0
+  hasMarks: u32,  // from here on: see sample.wgsl
   topP: vec2u,
   seed: vec2u,
-  hasMarks: u32,
+  topK: u32,
   temperature: f32,
   leastExponent: f32,
   repetition: f32,
@@ -38,7 +40,7 @@ override UNROLL: bool = true;
 
 // See state.wgsl.
 fn begin() -> u32 {
-  return select(state.zero, 0u, UNROLL);
+  return select(control.zero, 0u, UNROLL);
 }
 
 // Takes `id` for the next token. After a stop id, or where logits are not finite, the state stays as it is: steps that are

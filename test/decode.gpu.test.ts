@@ -4,13 +4,31 @@
  */
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
-import { type GenerateOptions, type GenerationResult, loadModel, type Model, openFolder } from "../engine/index.ts";
+import {
+  type GenerateOptions,
+  type GenerationResult,
+  loadModel,
+  type Model,
+  openFolder,
+  type SamplingOptions,
+} from "../engine/index.ts";
 import { testAdapter } from "./gpu.ts";
 import { seededRandom } from "./reference/compare.ts";
 
 /** A sliding window of 16 over a cache of 24 rows; longrope's switch at 32 positions. */
 const cases = ["phi-3-mini-4k", "phi-3-mini-128k"];
 const context = 72;
+
+/** The same random numbers, and rounding that differs by 1e-5 of the sum of weights at most: these draws are the same. */
+const samplings: readonly SamplingOptions[] = [
+  {},
+  {},
+  { temperature: 0.8, seed: 1 },
+  { temperature: 1.5, topK: 30, topP: 0.9, minP: 0.01, seed: 2n ** 64n - 1n },
+  { repetitionPenalty: 1.2, frequencyPenalty: 0.3 },
+  { temperature: 1, presencePenalty: 0.5, repetitionPenalty: 0.9, logitBias: new Map([[7, 2]]), seed: 3 },
+  { temperature: 1, logitBias: new Map([[9, 1e6]]), seed: 3 },
+];
 
 interface Outcome {
   readonly ids: readonly number[];
@@ -72,12 +90,13 @@ describe.each(cases)("%s", (name) => {
     const below = (n: number) => Math.floor(random() * n);
     let sequence: readonly number[] = Array.from({ length: 20 }, () => below(many.vocabularySize));
     const ends = new Set<string>();
-    for (let call = 0; call < 14; call++) {
+    for (let call = 0; call < 18; call++) {
       // A prompt that shares what it can with what is cached: most of it, or all and some more.
       const kept = sequence.slice(0, Math.max(1, Math.min(context - 2, sequence.length - below(8))));
       const prompt = [...kept, ...Array.from({ length: below(3) }, () => below(many.vocabularySize))].slice(0, context);
       const maxTokens = call % 6 === 5 ? 200 : 1 + below(14);
-      const plain = { maxTokens, ignoreEos: true };
+      const sampling = samplings[below(samplings.length)] ?? {};
+      const plain = { maxTokens, sampling, ignoreEos: true };
       const whole = await outcome(single, prompt, { ...plain, logprobs: true });
       // Half of the calls end at a token that is made a stop id: where it first appears.
       const stopId = call % 2 === 0 ? whole.ids[below(whole.ids.length)] : undefined;
@@ -91,9 +110,15 @@ describe.each(cases)("%s", (name) => {
         expected = { ids: whole.ids.slice(0, after), end: leave };
       }
       const stepsPerSubmit = [1, 2, 3, 32][below(4)] ?? 1;
-      const options = { ...(stopId === undefined ? plain : { maxTokens, stopIds: [stopId] }), stepsPerSubmit };
+      const options = {
+        ...(stopId === undefined ? plain : { maxTokens, sampling, stopIds: [stopId] }),
+        stepsPerSubmit,
+      };
       const actual = await outcome(many, prompt, options, leave && { after, how: leave });
-      expect(actual, `call ${call}: ${prompt.length} tokens, ${JSON.stringify(options)}`).toEqual(expected);
+      expect(
+        actual,
+        `call ${call}: ${prompt.length} tokens, stop at ${stopId}, ${stepsPerSubmit} steps, sampling ${samplings.indexOf(sampling)}`,
+      ).toEqual(expected);
       ends.add(actual.end);
       sequence = [...prompt, ...actual.ids];
       if (sequence.length >= context) sequence = sequence.slice(0, 12);

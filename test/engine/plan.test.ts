@@ -40,6 +40,7 @@ const tuning: Tuning = {
   prefillAttention: { threads: 32 },
   normLanes: 8,
   argmaxLanes: 32,
+  sampleThreads: 64,
   unroll: false,
 };
 
@@ -336,7 +337,7 @@ describe.each(models)("%s", (_name, architecture) => {
   test.each(kinds)("%s: every variable of every kernel is bound, every constant is known", (kind) => {
     const { graph, logits } = record(architecture, kind);
     const plan = buildPlan(graph, logits, options(architecture, kind));
-    expect(Object.keys(plan.choosers)).toEqual(kind === "all" ? [] : ["greedy"]);
+    expect(Object.keys(plan.choosers)).toEqual(kind === "all" ? [] : ["greedy", "sample"]);
     for (const { label, kernel, bindings } of [...plan.steps, ...Object.values(plan.choosers)]) {
       const code = codeOf(kernel);
       const names = readBindings(code).map(({ name }) => name);
