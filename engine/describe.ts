@@ -1,7 +1,7 @@
 /** What a checkpoint is and what it will take, from its JSON and headers alone: no weight is read, no device made. */
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
-import { controlWords, stateWords } from "../kernels/next.ts";
+import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
 import { cacheRows, layerCacheBytes } from "./cache.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
@@ -278,7 +278,7 @@ function needsOf(
   }
   const ropeBytes = rounded(context * architecture.rope.rotary * 4);
   const stateBytes = (1 + mostBatches) * stateWords.all * 4 + controlWords.all * 4; // with what reads it back
-  const smallBytes = stateBytes + rounded(chunkTokens * 4) + 32 * rangeCount; // ids, row ranges
+  const smallBytes = stateBytes + rounded(architecture.vocab * markBytes) + rounded(chunkTokens * 4) + 32 * rangeCount; // marks, ids, row ranges
   const activationBytes = slots.reduce((sum, bytes) => sum + bytes, ropeBytes + smallBytes);
   const kvBytes = 2 * architecture.layers * rounded(layerBytes);
 

@@ -11,15 +11,17 @@ interface Before {
   readonly drawn?: number;
   readonly stopped?: number;
   readonly stopIds?: readonly number[];
+  /** Logits that are no padding. */
+  readonly vocab?: number;
 }
 
 /** What the kernel leaves in the state and in the next call's id, which is 4242 before. */
 async function choose(kernel: Kernel, logits: Float32Array<ArrayBuffer>, before: Before = {}) {
-  const { past = 7, seq = 3, drawn = 5, stopped = 0, stopIds = [] } = before;
+  const { past = 7, seq = 3, drawn = 5, stopped = 0, stopIds = [], vocab = logits.length } = before;
   const words = new Uint32Array(stateWords.all);
   words.set([past, seq, 0, 100, stopped, drawn]);
   const control = new Uint32Array(controlWords.all);
-  control[controlWords.vocab] = logits.length;
+  control[controlWords.vocab] = vocab;
   control[controlWords.stops] = stopIds.length;
   control.set(stopIds, controlWords.stopIds);
   const operands = { logits, state: { inPlace: words }, control, ids: { inPlace: Uint32Array.of(4242) } };
@@ -114,6 +116,10 @@ describe("argmax", () => {
       expect(await choose(kernel, logits, { stopIds: stopIds.with(place, 17) })).toEqual({ id: 17, drawn: 6, ...at });
     }
     expect(await choose(kernel, logits, { stopped: 1 })).toEqual({ id: 0, drawn: 5, ...at });
+    // Padding is not seen.
+    const padded = Float32Array.from(logits);
+    padded.set([99, Number.NaN], 61);
+    expect(await choose(kernel, padded, { vocab: 61 })).toEqual(advanced);
     // The place of a token goes around.
     expect(await choose(kernel, logits, { drawn: 64 * 3 + 2 })).toEqual({ ...advanced, drawn: 64 * 3 + 3 });
   });

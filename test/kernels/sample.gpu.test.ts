@@ -198,7 +198,7 @@ describe("sample", () => {
     const logits = randomLogits(4, 200_003, 20);
     const kernel = sample(256);
     for (const options of [chains[0], chains[4], { temperature: 30, topP: 0.5 }, { temperature: 1, topK: 150_000 }]) {
-      await check(kernel, logits, { ...options, seed: 8 }, { count: 4 });
+      await check(kernel, logits, { ...options, seed: 8 }, { count: 2 });
     }
   });
 
