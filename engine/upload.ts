@@ -62,8 +62,8 @@ function formatsOf(quantization: Quantization | undefined): readonly MatrixForma
  * mis-shaped ones (up to 20 and a count), and refuses tensors of layers past the config's last.
  */
 export async function checkWeights(
-  checkpoint: Checkpoint,
-  architecture: Architecture,
+  checkpoint: Pick<Checkpoint, "name" | "config" | "quantizeConfig" | "tensors" | "read">,
+  architecture: Pick<Architecture, "name" | "layers" | "layerPattern">,
   declared: ReadonlyMap<string, WeightRef>,
 ): Promise<CheckedWeights> {
   const { tensors } = checkpoint;
@@ -171,9 +171,10 @@ function commonPacking(ref: MatrixRef, packings: readonly Packing[]): Packing {
     const group = all.group < one.group ? all.group : one.group;
     return all.layout === one.layout ? { layout: all.layout, group, ...(permuted && { permuted }) } : plain;
   });
-  // The two parts of a dispatch share its input, and so the order of its columns.
-  const needsTwo = "group" in common && common.permuted && ref.parts === 2 && ref.tensors.length > 1;
-  return needsTwo ? plain : common;
+  // The rows of a dispatch share its input, and so the order of its columns: a range each does not do for two parts,
+  // nor for experts.
+  const oneInput = ref.parts === 2 || ref.activeShare < 1;
+  return "group" in common && common.permuted && oneInput && ref.tensors.length > 1 ? plain : common;
 }
 
 /**
@@ -183,7 +184,7 @@ function commonPacking(ref: MatrixRef, packings: readonly Packing[]): Packing {
 async function refuseBiases(
   biases: readonly TensorInfo[],
   read: ReadTensor,
-  architecture: Architecture,
+  architecture: Pick<Architecture, "name">,
 ): Promise<void> {
   for (const bias of biases) {
     if (!isPlain(bias.dtype)) continue;

@@ -12,6 +12,8 @@ import { openQuantization, type Quantization } from "../../engine/formats/quanti
 import { unpackQuantized } from "../../engine/formats/quantized.ts";
 import { readSafetensorsHeader, safetensorsBytes, type TensorInfo } from "../../engine/safetensors.ts";
 import { openFolder } from "../../engine/source.ts";
+import { checkWeights } from "../../engine/upload.ts";
+import { Weights } from "../../engine/weights.ts";
 import { evenGroups, type ModuleShape, randomModule, type StoredTensor, shuffledGroups } from "../reference/grouped.ts";
 import { failure, tempFolder } from "./tempFolder.ts";
 
@@ -395,6 +397,54 @@ describe("whole checkpoints", () => {
     expect(problem?.message).toBe(
       'config.json: quantization_config: "quant_method": expected gptq or awq, got "bitsandbytes"',
     );
+  });
+});
+
+describe("modules that are stacked", () => {
+  const of = (groupOf: readonly number[], bits: 4 | 8 = 4): ModuleShape => ({ ...gptq4, bits, rows: 16, groupOf });
+  const natural = of(evenGroups(128, 32));
+  const wide = of(evenGroups(128, 64));
+  const shuffled = (seed: number) => of(shuffledGroups(seed, 128, 32));
+  const permuted = { layout: "q4", group: 32, permuted: true };
+  const float = { layout: "f32" };
+
+  test.each<[string, readonly ModuleShape[], object, { parts?: 1 | 2; activeShare?: number }?]>([
+    ["groups of one size", [natural, natural], { layout: "q4", group: 32 }],
+    ["groups of two sizes", [wide, natural], { layout: "q4", group: 32 }],
+    ["two orders of columns", [shuffled(1), shuffled(2)], permuted],
+    ["an order of columns and none", [natural, shuffled(2)], permuted],
+    ["4 and 8 bits", [natural, of(evenGroups(128, 32), 8)], float],
+    ["two orders, for two parts of one dispatch", [shuffled(1), shuffled(2)], float, { parts: 2 }],
+    ["two orders, for experts", [shuffled(1), shuffled(2)], float, { activeShare: 0.5 }],
+    [
+      "no order, for two parts of experts",
+      [natural, natural],
+      { layout: "q4", group: 32 },
+      { parts: 2, activeShare: 0.5 },
+    ],
+  ])("%s", async (_name, shapes, packing, options = {}) => {
+    const { infos, read } = stored(shapes.flatMap((shape, i) => randomModule(`m${i}`, i, shape).tensors));
+    const declarations = new Weights();
+    const ref = declarations.stacked(
+      "m",
+      [
+        ["m0.weight", 16],
+        ["m1.weight", 16],
+      ],
+      128,
+      options,
+    );
+    const quantization_config = { quant_method: "gptq", bits: 4, group_size: 32, sym: false, dynamic: { "+:m": {} } };
+    const checkpoint = {
+      name: "m",
+      config: configOf({ quantization_config }),
+      quantizeConfig: undefined,
+      tensors: infos,
+      read,
+    };
+    const architecture = { name: "Test", layers: 1, layerPattern: /^layer\.(\d+)\./ };
+    const weights = await checkWeights(checkpoint, architecture, declarations.declared);
+    expect(weights.packing(ref)).toEqual(packing);
   });
 });
 
