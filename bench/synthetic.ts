@@ -10,12 +10,11 @@ import { type FileHandle, mkdir, open, readdir, statfs, writeFile } from "node:f
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { publishedModels } from "../cli/published.ts";
+import { type Config, declaredFolder, declaredTensors } from "../engine/declared.ts";
 import { PhiError, printable } from "../engine/errors.ts";
 import { safetensorsHeader } from "../engine/safetensors.ts";
 import type { Folder } from "../engine/source.ts";
-
-/** A config.json: what follows from it is read from it. */
-type Config = Readonly<Record<string, unknown>>;
 
 /** What the weights are stored as. */
 export type SyntheticDtype = "f16" | "bf16" | "f32";
@@ -27,139 +26,36 @@ const dtypes = {
   f32: { bytes: 4, torch: "float32", stored: "F32" },
 } as const;
 
-const phiCommon: Config = {
-  architectures: ["PhiForCausalLM"],
-  model_type: "phi",
-  hidden_act: "gelu_new",
-  layer_norm_eps: 1e-5,
-  rope_theta: 10000.0,
-  rope_scaling: null,
-  qk_layernorm: false,
-  tie_word_embeddings: false,
-};
-
-const phi3Common: Config = {
+/** SmolLM2-135M in its Phi-3 form. */
+const smollm2: Config = {
   architectures: ["Phi3ForCausalLM"],
   model_type: "phi3",
   hidden_act: "silu",
   rms_norm_eps: 1e-5,
-  rope_theta: 10000.0,
   rope_scaling: null,
   attention_bias: false,
-  tie_word_embeddings: false,
+  vocab_size: 49152,
+  hidden_size: 576,
+  intermediate_size: 1536,
+  num_hidden_layers: 30,
+  num_attention_heads: 9,
+  num_key_value_heads: 3,
+  max_position_embeddings: 8192,
+  original_max_position_embeddings: 8192,
+  rope_theta: 100000.0,
+  sliding_window: null,
+  tie_word_embeddings: true,
+  bos_token_id: 1,
+  eos_token_id: 2,
+  pad_token_id: 2,
+  torch_dtype: "float16",
 };
 
-/** phi-4-mini's factors: a geometric row that stops at 32 (its published values, to three digits or better). */
-const phi4MiniLongFactors = Array.from({ length: 48 }, (_, i) => Number(Math.min(1.118320672 ** i, 32).toFixed(6)));
-
-/** config.json of each preset, with the keys and values of the published model (smollm2: its Phi-3 form). */
-const presets = {
-  "phi-2": {
-    ...phiCommon,
-    vocab_size: 51200,
-    hidden_size: 2560,
-    intermediate_size: 10240,
-    num_hidden_layers: 32,
-    num_attention_heads: 32,
-    num_key_value_heads: 32,
-    partial_rotary_factor: 0.4,
-    max_position_embeddings: 2048,
-    bos_token_id: 50256,
-    eos_token_id: 50256,
-    torch_dtype: "float16",
-  },
-  "phi-3-mini-4k": {
-    ...phi3Common,
-    vocab_size: 32064,
-    hidden_size: 3072,
-    intermediate_size: 8192,
-    num_hidden_layers: 32,
-    num_attention_heads: 32,
-    num_key_value_heads: 32,
-    max_position_embeddings: 4096,
-    original_max_position_embeddings: 4096,
-    sliding_window: 2047,
-    bos_token_id: 1,
-    eos_token_id: 32000,
-    pad_token_id: 32000,
-    torch_dtype: "bfloat16",
-  },
-  "phi-3-medium-4k": {
-    ...phi3Common,
-    vocab_size: 32064,
-    hidden_size: 5120,
-    intermediate_size: 17920,
-    num_hidden_layers: 40,
-    num_attention_heads: 40,
-    num_key_value_heads: 10,
-    max_position_embeddings: 4096,
-    original_max_position_embeddings: 4096,
-    sliding_window: 2047,
-    bos_token_id: 1,
-    eos_token_id: 32000,
-    pad_token_id: 32000,
-    torch_dtype: "bfloat16",
-  },
-  "phi-4": {
-    ...phi3Common,
-    vocab_size: 100352,
-    hidden_size: 5120,
-    intermediate_size: 17920,
-    num_hidden_layers: 40,
-    num_attention_heads: 40,
-    num_key_value_heads: 10,
-    max_position_embeddings: 16384,
-    original_max_position_embeddings: 16384,
-    rope_theta: 250000,
-    sliding_window: null,
-    bos_token_id: 100257,
-    eos_token_id: 100265,
-    pad_token_id: 100349,
-    torch_dtype: "bfloat16",
-  },
-  "phi-4-mini": {
-    ...phi3Common,
-    vocab_size: 200064,
-    hidden_size: 3072,
-    intermediate_size: 8192,
-    num_hidden_layers: 32,
-    num_attention_heads: 24,
-    num_key_value_heads: 8,
-    partial_rotary_factor: 0.75,
-    max_position_embeddings: 131072,
-    original_max_position_embeddings: 4096,
-    rope_scaling: { type: "longrope", short_factor: Array(48).fill(1.0), long_factor: phi4MiniLongFactors },
-    sliding_window: 262144,
-    tie_word_embeddings: true,
-    bos_token_id: 199999,
-    eos_token_id: 199999,
-    pad_token_id: 199999,
-    torch_dtype: "bfloat16",
-  },
-  smollm2: {
-    ...phi3Common,
-    vocab_size: 49152,
-    hidden_size: 576,
-    intermediate_size: 1536,
-    num_hidden_layers: 30,
-    num_attention_heads: 9,
-    num_key_value_heads: 3,
-    max_position_embeddings: 8192,
-    original_max_position_embeddings: 8192,
-    rope_theta: 100000.0,
-    sliding_window: null,
-    tie_word_embeddings: true,
-    bos_token_id: 1,
-    eos_token_id: 2,
-    pad_token_id: 2,
-    torch_dtype: "float16",
-  },
-} as const satisfies Record<string, Config>;
-
-export type SyntheticPreset = keyof typeof presets;
+/** The published models by their short names, and SmolLM2. */
+export type SyntheticPreset = keyof typeof publishedModels | "smollm2";
 
 /** Names of the presets. */
-export const syntheticPresets = Object.keys(presets) as readonly SyntheticPreset[];
+export const syntheticPresets = [...Object.keys(publishedModels), "smollm2"] as readonly SyntheticPreset[];
 
 /** Where from and how a checkpoint is made. */
 export interface SyntheticOptions {
@@ -190,74 +86,19 @@ export interface SyntheticPlan {
 
 /** What would be written, from the geometry alone. */
 export function planSynthetic(options: SyntheticOptions): SyntheticPlan {
-  const preset: Config = presets[options.preset];
+  const preset: Config = options.preset === "smollm2" ? smollm2 : publishedModels[options.preset].config;
   const published = preset.torch_dtype === "float16" ? "f16" : "bf16";
   const dtype = options.dtype ?? published;
   const layers = options.layers === undefined ? {} : { num_hidden_layers: options.layers };
   const config = { ...preset, ...layers, ...options.config, torch_dtype: dtypes[dtype].torch };
-  const tensors = tensorsOf(config);
+  const tensors = declaredTensors(config).map(
+    (tensor): SyntheticTensor => ({ ...tensor, fill: /norm\.weight$/.test(tensor.name) ? "norm" : "normal" }),
+  );
   return { config, dtype, tensors, parameters: tensors.reduce((sum, { shape }) => sum + elements(shape), 0) };
 }
 
 function elements(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
-}
-
-/** The tensors of a phi or phi3 config, under their published names. */
-function tensorsOf(config: Config): SyntheticTensor[] {
-  const hidden = Number(config.hidden_size);
-  const ffn = Number(config.intermediate_size);
-  const heads = Number(config.num_attention_heads);
-  const headDim = hidden / heads;
-  const kv = Number(config.num_key_value_heads ?? heads) * headDim;
-  const vocab = Number(config.vocab_size);
-  const layers = Array.from({ length: Number(config.num_hidden_layers) }, (_, k) => `model.layers.${k}`);
-  const weight = (name: string, ...shape: number[]): SyntheticTensor => ({
-    name: `${name}.weight`,
-    shape,
-    fill: "normal",
-  });
-  const norm = (name: string, size: number): SyntheticTensor => ({
-    name: `${name}.weight`,
-    shape: [size],
-    fill: "norm",
-  });
-  const bias = (name: string, size: number): SyntheticTensor => ({
-    name: `${name}.bias`,
-    shape: [size],
-    fill: "normal",
-  });
-  const embedding = weight("model.embed_tokens", vocab, hidden);
-  const head = config.tie_word_embeddings === true ? [] : [weight("lm_head", vocab, hidden)];
-
-  if (config.model_type === "phi3") {
-    const block = (layer: string): SyntheticTensor[] => [
-      norm(`${layer}.input_layernorm`, hidden),
-      weight(`${layer}.self_attn.qkv_proj`, hidden + 2 * kv, hidden),
-      weight(`${layer}.self_attn.o_proj`, hidden, hidden),
-      norm(`${layer}.post_attention_layernorm`, hidden),
-      weight(`${layer}.mlp.gate_up_proj`, 2 * ffn, hidden),
-      weight(`${layer}.mlp.down_proj`, hidden, ffn),
-    ];
-    return [embedding, ...layers.flatMap(block), norm("model.norm", hidden), ...head];
-  }
-
-  const project = (name: string, rows: number, cols: number) => [weight(name, rows, cols), bias(name, rows)];
-  const layerNorm = (name: string, size: number) => [norm(name, size), bias(name, size)];
-  const block = (layer: string): SyntheticTensor[] => [
-    ...layerNorm(`${layer}.input_layernorm`, hidden),
-    ...project(`${layer}.self_attn.q_proj`, hidden, hidden),
-    ...project(`${layer}.self_attn.k_proj`, kv, hidden),
-    ...project(`${layer}.self_attn.v_proj`, kv, hidden),
-    ...["q_layernorm", "k_layernorm"].flatMap((part) =>
-      config.qk_layernorm === true ? layerNorm(`${layer}.self_attn.${part}`, headDim) : [],
-    ),
-    ...project(`${layer}.self_attn.dense`, hidden, hidden),
-    ...project(`${layer}.mlp.fc1`, ffn, hidden),
-    ...project(`${layer}.mlp.fc2`, hidden, ffn),
-  ];
-  const last = layerNorm("model.final_layernorm", hidden);
-  return [embedding, ...layers.flatMap(block), ...last, ...head, ...head.flatMap(() => bias("lm_head", vocab))];
 }
 
 /** What was written. */
@@ -343,45 +184,11 @@ function headerOf(tensors: readonly SyntheticTensor[], dtype: SyntheticDtype) {
   };
 }
 
-/**
- * The checkpoint in memory, as a folder to load from: real config and header, and zeros for all the weights, made as
- * they are read.
- */
+/** The checkpoint in memory: real config and header, and zeros for all the weights, made as they are read. */
 export function syntheticFolder(options: SyntheticOptions): Folder {
-  const { config, dtype, tensors } = planSynthetic(options);
-  const header = headerOf(tensors, dtype);
-  const text = (value: unknown) => ({ start: new TextEncoder().encode(jsonText(value)), zeros: 0 });
-  const files = new Map([
-    ["config.json", text(config)],
-    ["generation_config.json", text(generationConfig(config))],
-    ["model.safetensors", { start: header.bytes, zeros: header.dataBytes }],
-  ]);
-  return {
-    name: `synthetic ${options.preset}`,
-    list: async () => [...files.keys()].sort(),
-    async open(name) {
-      const file = files.get(name);
-      if (file === undefined) return undefined;
-      const { start, zeros } = file;
-      const sizeBytes = start.length + zeros;
-      return {
-        name,
-        sizeBytes,
-        version: "synthetic",
-        async read(offsetBytes, lengthBytes, into) {
-          if (offsetBytes + lengthBytes > sizeBytes) {
-            const range = `bytes ${offsetBytes} to ${offsetBytes + lengthBytes}`;
-            throw new PhiError("io", `${name}: expected ${range}, got the end at byte ${sizeBytes}`);
-          }
-          const bytes = into?.subarray(0, lengthBytes).fill(0) ?? new Uint8Array(lengthBytes);
-          bytes.set(start.subarray(offsetBytes, offsetBytes + lengthBytes));
-          return bytes;
-        },
-        assertUnchanged: async () => undefined,
-        close: async () => undefined,
-      };
-    },
-  };
+  const { config, dtype } = planSynthetic(options);
+  const files = { config, generationConfig: generationConfig(config) };
+  return declaredFolder(`synthetic ${options.preset}`, files, dtypes[dtype].stored);
 }
 
 /** Tensors in order, cut into shards of at most `limit` elements. */

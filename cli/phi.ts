@@ -216,6 +216,17 @@ function program(signal: AbortSignal): Command {
     });
   examples(pull, ["phi pull microsoft/phi-2", "phi pull microsoft/Phi-3.5-mini-instruct@main --context 16384"]);
 
+  const models = phi
+    .command("models")
+    .description("the published Phi models and what each takes")
+    .option("--json", "print a JSON array")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { models } = await import("./models.ts");
+      await models(options);
+    });
+  examples(models, ["phi models"]);
+
   const list = phi
     .command("list")
     .description("the models in the Hugging Face cache")

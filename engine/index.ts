@@ -3,6 +3,7 @@
 export type { KvFormat } from "../kernels/attention.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export type { GenerationDefaults } from "./config.ts";
+export { type Config, declaredFolder, declaredTensors } from "./declared.ts";
 export {
   type CheckpointDescription,
   type DescribeOptions,
