@@ -23,7 +23,7 @@ export interface InfoOptions extends RunOptions {
 
 /** What the folder has for text. */
 interface TextFacts {
-  /** Undefined: no tokenizer.json. */
+  /** Undefined: there is none. */
   readonly tokenizer: Tokenizer | undefined;
   /** Why the tokenizer's files cannot be used. */
   readonly problem: Error | undefined;

@@ -8,7 +8,7 @@ import {
   printable,
   type SamplingOptions,
 } from "../engine/index.ts";
-import { type ChatMessage, loadTokenizer, type Tokenizer } from "../tokenizer/index.ts";
+import { type ChatMessage, loadTokenizer, ranksFile, type Tokenizer } from "../tokenizer/index.ts";
 import { stopFilter } from "./stop.ts";
 
 /** Files of a tokenizer are read whole; a vocabulary of 200,000 pieces takes 20 MB. */
@@ -43,10 +43,14 @@ async function vocabularySize(folder: Folder): Promise<number | undefined> {
   }
 }
 
-/** The tokenizer of a folder, or undefined where it has no tokenizer.json. Throws a TokenizerError, or a PhiError "io". */
+/**
+ * The tokenizer of a folder, or undefined where it has neither tokenizer.json nor a rank file. Throws a TokenizerError,
+ * or a PhiError "io".
+ */
 export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefined> {
   const tokenizerJson = await readSmallFile(folder, "tokenizer.json");
-  if (tokenizerJson === undefined) return undefined;
+  const ranks = tokenizerJson === undefined ? await readSmallFile(folder, ranksFile) : undefined;
+  if (tokenizerJson === undefined && ranks === undefined) return undefined;
   const rows = await vocabularySize(folder);
   const tokenizerConfigJson = await readSmallFile(folder, "tokenizer_config.json");
   const chatTemplateJinja = await readSmallFile(folder, "chat_template.jinja");
@@ -54,7 +58,8 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
   return loadTokenizer(
     {
       folderName: folder.name,
-      tokenizerJson,
+      ...(tokenizerJson && { tokenizerJson }),
+      ...(ranks && { ranks }),
       ...(tokenizerConfigJson && { tokenizerConfigJson }),
       ...(chatTemplateJinja && { chatTemplateJinja }),
       ...(specialTokensMapJson && { specialTokensMapJson }),
@@ -63,7 +68,7 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
   );
 }
 
-/** What to say of a folder without tokenizer.json. */
+/** What to say of a folder without a tokenizer. */
 export function noTokenizer(folderName: string): PhiError {
   return new PhiError("checkpoint", `${printable(folderName)}: expected tokenizer.json, got no such file`, [
     "Copy the tokenizer's files of the model beside its weights, or give token ids in place of text.",

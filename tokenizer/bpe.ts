@@ -6,7 +6,7 @@
 
 /** All merges of a vocabulary: which two ids join, how early (the rank), and into which id. */
 export interface MergeTable {
-  /** Rank of the pair, or -1 where the two do not join. */
+  /** Rank of the pair, or -1 where the two do not join: of two pairs the one of lower rank joins first. */
   rank(left: number, right: number): number;
   /** The id that the merge of this rank makes. */
   result(rank: number): number;
@@ -14,11 +14,14 @@ export interface MergeTable {
   readonly size: number;
 }
 
+/** What ranks a merge: its place in the list, as in tokenizer.json, or the id that it makes, as in tiktoken. */
+export type MergeRanks = "places" | "results";
+
 /**
- * Build a table from merges in order of rank: `triples` holds [left, right, result] ids one after the other. Of two
- * merges of one pair the later wins, as in Hugging Face `tokenizers`.
+ * Build a table from merges: `triples` holds [left, right, result] ids one after the other, ranked by place or result. Of
+ * two merges of one pair the later wins, as in Hugging Face `tokenizers`.
  */
-export function createMergeTable(triples: Int32Array): MergeTable {
+export function createMergeTable(triples: Int32Array, ranks: MergeRanks): MergeTable {
   const count = triples.length / 3;
   let slots = 16;
   while (slots < count * 2) slots *= 2;
@@ -42,11 +45,14 @@ export function createMergeTable(triples: Int32Array): MergeTable {
     if (table[slot] === -1) size += 1;
     table[slot] = rank;
   }
-  return {
-    size,
-    rank: (left, right) => table[slotOf(left, right)] ?? -1,
-    result: (rank) => triples[rank * 3 + 2] ?? 0,
+  const place = (left: number, right: number) => table[slotOf(left, right)] ?? -1;
+  const result = (merge: number) => triples[merge * 3 + 2] ?? 0;
+  if (ranks === "places") return { size, rank: place, result };
+  const rank = (left: number, right: number) => {
+    const merge = place(left, right);
+    return merge < 0 ? -1 : result(merge);
   };
+  return { size, rank, result: (id) => id };
 }
 
 /** Join symbols in place by the table. Returns how many ids are left at the front of `symbols`. */

@@ -3,7 +3,7 @@
  * type is known, every id is an integer in range and stands for one token, every merge joins known tokens into a known
  * one. Only byte-pair encoding is supported: all of Microsoft's Phi tokenizers are of that kind.
  */
-import { createMergeTable, type MergeTable } from "./bpe.ts";
+import { createMergeTable, type MergeRanks, type MergeTable } from "./bpe.ts";
 import { printable, TokenizerError } from "./error.ts";
 import { compilePattern, literalPattern, type Pattern, type SplitBehavior } from "./pattern.ts";
 
@@ -52,8 +52,9 @@ export type DecoderStep =
   | { readonly type: "Metaspace"; readonly replacement: string; readonly scheme: "always" | "first" | "never" };
 
 export interface Merges {
-  /** [left, right, result] ids of each merge, in order of rank. */
+  /** [left, right, result] ids of each merge. */
   readonly triples: Int32Array;
+  readonly ranks: MergeRanks;
   readonly table: MergeTable;
 }
 
@@ -132,6 +133,12 @@ function countAt(value: unknown, path: string, most: number): number {
   return value;
 }
 
+/** What stands in the place of a large file in a Git checkout without its contents. */
+export const gitLfsPointer = {
+  start: "version https://git-lfs",
+  advice: ["Fetch the real file: git lfs pull, or download it from the model's page."],
+} as const;
+
 /**
  * Read one of the tokenizer's JSON files. Throws TokenizerError naming the file: empty, too large, a Git LFS pointer,
  * not UTF-8, not JSON, or not an object.
@@ -142,10 +149,8 @@ export function parseJsonFile(name: string, bytes: Uint8Array, mostBytes = 2 ** 
     throw new TokenizerError(`${name}: expected at most ${mostBytes} bytes, got ${bytes.length}`);
   }
   const text = decodeTextFile(name, bytes);
-  if (text.startsWith("version https://git-lfs")) {
-    throw new TokenizerError(`${name}: expected JSON, got a Git LFS pointer`, [
-      "Fetch the real file: git lfs pull, or download it from the model's page.",
-    ]);
+  if (text.startsWith(gitLfsPointer.start)) {
+    throw new TokenizerError(`${name}: expected JSON, got a Git LFS pointer`, gitLfsPointer.advice);
   }
   let value: unknown;
   try {
@@ -276,10 +281,10 @@ function readMerges(value: unknown, idOf: ReadonlyMap<string, number>, notes: st
     triples[rank * 3 + 1] = rightId;
     triples[rank * 3 + 2] = resultId;
   }
-  const table = createMergeTable(triples);
+  const table = createMergeTable(triples, "places");
   const repeated = merges.length - table.size;
   if (repeated > 0) notes.push(`${file}: model.merges: ${repeated} merges stand twice; the later one counts`);
-  return { triples, table };
+  return { triples, ranks: "places", table };
 }
 
 /** The two sides of a merge written with one blank, or null. Faster than `split` over 200,000 of them. */

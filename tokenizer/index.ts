@@ -11,6 +11,7 @@ import {
   type AddedToken,
   type Definition,
   decodeTextFile,
+  type Merges,
   type NormalizerStep,
   type PreTokenizerStep,
   parseJsonFile,
@@ -18,14 +19,18 @@ import {
 } from "./definition.ts";
 import { printable, TokenizerError } from "./error.ts";
 import { replaceMatches, splitText, trustedPattern } from "./pattern.ts";
+import { ranksFile, readRanks } from "./ranks.ts";
 
 export type { ChatMessage } from "./chat.ts";
 export type { TextStream } from "./decode.ts";
 export { TokenizerError } from "./error.ts";
+export { ranksFile } from "./ranks.ts";
 
 /** The contents of a checkpoint's tokenizer files; absent ones are left out. */
 export interface TokenizerFiles {
   readonly tokenizerJson?: Uint8Array;
+  /** `cl100k_base.tiktoken`, which phi-3-small has in place of tokenizer.json. */
+  readonly ranks?: Uint8Array;
   readonly tokenizerConfigJson?: Uint8Array;
   readonly chatTemplateJinja?: Uint8Array;
   readonly specialTokensMapJson?: Uint8Array;
@@ -105,12 +110,7 @@ const longestText = 2 ** 26;
  * tokenizer with more ids is refused. Throws TokenizerError that names file and field.
  */
 export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabularySize?: number } = {}): Tokenizer {
-  if (files.tokenizerJson === undefined) {
-    throw new TokenizerError(`${printable(files.folderName)}: expected a tokenizer.json, found none`, [
-      "Download the checkpoint's tokenizer files too, or give token ids instead of text.",
-    ]);
-  }
-  const definition = readDefinition(parseJsonFile("tokenizer.json", files.tokenizerJson), options.vocabularySize);
+  const definition = readVocabularyFile(files, options.vocabularySize);
   const config = readOptional("tokenizer_config.json", files.tokenizerConfigJson);
   const specialTokens = readSpecialTokens(config, readOptional("special_tokens_map.json", files.specialTokensMapJson));
   const template = readChatTemplate(files, config);
@@ -191,6 +191,17 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
 }
 
 // ---- files -----------------------------------------------------------------------------------------------------------
+
+/** The definition in tokenizer.json, or that of a rank file where there is none. */
+function readVocabularyFile(files: TokenizerFiles, vocabularySize: number | undefined): Definition {
+  if (files.tokenizerJson !== undefined) {
+    return readDefinition(parseJsonFile("tokenizer.json", files.tokenizerJson), vocabularySize);
+  }
+  if (files.ranks !== undefined) return readRanks(files.ranks, vocabularySize);
+  throw new TokenizerError(`${printable(files.folderName)}: expected a tokenizer.json or ${ranksFile}, found neither`, [
+    "Download the checkpoint's tokenizer files too, or give token ids instead of text.",
+  ]);
+}
 
 function readOptional(name: string, bytes: Uint8Array | undefined): Readonly<Record<string, unknown>> {
   return bytes === undefined ? {} : parseJsonFile(name, bytes);
@@ -582,7 +593,7 @@ type Model = (piece: string, ids: number[], control: boolean) => void;
 function createModel(definition: Definition, controls: ReadonlySet<number>): Model {
   const { idOf, unknownId } = definition;
   const all = definition.merges.table;
-  const plain = withoutResults(definition.merges.triples, controls) ?? all;
+  const plain = withoutResults(definition.merges, controls) ?? all;
   const byteLevel = definition.preTokenizer.at(-1)?.type === "ByteLevel";
   const byteIds = Array.from({ length: 256 }, (_, byte) =>
     byteLevel
@@ -649,34 +660,31 @@ function createModel(definition: Definition, controls: ReadonlySet<number>): Mod
     return idOf.get(written);
   };
 
+  const idsOf = (piece: string, merges: MergeTable, control: boolean): Iterable<number> => {
+    const whole = piece.length <= 1024 ? wholeToken(piece) : undefined;
+    if (whole !== undefined && (control || !controls.has(whole))) return [whole];
+    const symbols = symbolsOf(piece);
+    return symbols.subarray(0, mergePairs(symbols, symbols.length, merges));
+  };
+
   return (piece, ids, control) => {
     const merges: MergeTable = control ? all : plain;
     const remember = piece.length <= cachedPiece && merges === all;
     const known = remember ? cache.get(piece) : undefined;
-    if (known !== undefined) {
-      for (const id of known) ids.push(id);
-      return;
-    }
-    const whole = piece.length <= 1024 ? wholeToken(piece) : undefined;
-    if (whole !== undefined && (control || !controls.has(whole))) {
-      ids.push(whole);
-      return;
-    }
-    const symbols = symbolsOf(piece);
-    const count = mergePairs(symbols, symbols.length, merges);
-    for (let i = 0; i < count; i++) ids.push(symbols[i] ?? 0);
-    if (remember) {
+    const found = known ?? idsOf(piece, merges, control);
+    for (const id of found) ids.push(id);
+    if (remember && known === undefined) {
       if (cache.size >= cacheSize) cache.clear();
-      cache.set(piece, Array.from(symbols.subarray(0, count)));
+      cache.set(piece, Array.from(found));
     }
   };
 }
 
 /** A table without the merges that make one of these ids, or null where no merge does. */
-function withoutResults(triples: Int32Array, ids: ReadonlySet<number>): MergeTable | null {
+function withoutResults({ triples, ranks }: Merges, ids: ReadonlySet<number>): MergeTable | null {
   const kept: number[] = [];
   for (let at = 0; at < triples.length; at += 3) {
     if (!ids.has(triples[at + 2] ?? 0)) kept.push(triples[at] ?? 0, triples[at + 1] ?? 0, triples[at + 2] ?? 0);
   }
-  return kept.length === triples.length ? null : createMergeTable(Int32Array.from(kept));
+  return kept.length === triples.length ? null : createMergeTable(Int32Array.from(kept), ranks);
 }
