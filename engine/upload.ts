@@ -12,7 +12,7 @@ import type { Checkpoint } from "./checkpoint.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError, printable } from "./errors.ts";
 import { awq } from "./formats/awq.ts";
-import type { MatrixFormat, MatrixSource, PackedRows, ReadTensor } from "./formats/format.ts";
+import type { MatrixFormat, MatrixSource, PackedRows, Problem, ReadTensor } from "./formats/format.ts";
 import { gptq } from "./formats/gptq.ts";
 import { type FloatTensor, floatTensor, isPlain, plain, plainBytes, toFloat32 } from "./formats/plain.ts";
 import { openQuantization, type Quantization } from "./formats/quantization.ts";
@@ -31,6 +31,8 @@ import {
 } from "./weights.ts";
 
 const maxNamesShown = 20;
+/** Modules whose order of columns is read at the same time: over a network each is an answer to wait for. */
+const openedAtOnce = 16;
 
 /** The checkpoint's tensors as the model will use them. */
 export interface CheckedWeights {
@@ -86,18 +88,23 @@ export async function checkWeights(
   const wrong: string[] = [];
   const sources = new Map<string, MatrixSource>();
   const vectors = new Map<string, FloatTensor>();
-  for (const { need, kind } of needs) {
+  const open = async ({ need, kind }: (typeof needs)[number]): Promise<MatrixSource | FloatTensor | Problem> => {
     const stored = tensors.get(need.name);
     const opened =
       kind === "matrix"
         ? await formatOf(need)?.open(tensors, need, checkpoint.read)
-        : stored === undefined
-          ? stored
-          : floatTensor(stored, need);
+        : stored && floatTensor(stored, need);
     if (opened === undefined) throw new Error(`${need.name} is missing`);
-    if ("problem" in opened) wrong.push(opened.problem);
-    else if ("packing" in opened) sources.set(need.name, opened);
-    else vectors.set(need.name, opened);
+    return opened;
+  };
+  for (let first = 0; first < needs.length; first += openedAtOnce) {
+    const batch = needs.slice(first, first + openedAtOnce);
+    for (const [i, opened] of (await Promise.all(batch.map(open))).entries()) {
+      const name = batch[i]?.need.name ?? "";
+      if ("problem" in opened) wrong.push(opened.problem);
+      else if ("packing" in opened) sources.set(name, opened);
+      else vectors.set(name, opened);
+    }
   }
   if (wrong.length > 0) {
     throw new PhiError("checkpoint", list(wrong, "; "), ["Is this config.json from another checkpoint?"]);

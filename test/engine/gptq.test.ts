@@ -414,6 +414,11 @@ describe("modules that are stacked", () => {
     ["two orders of columns", [shuffled(1), shuffled(2)], permuted],
     ["an order of columns and none", [natural, shuffled(2)], permuted],
     ["4 and 8 bits", [natural, of(evenGroups(128, 32), 8)], float],
+    [
+      "8 bits, groups of two sizes",
+      [of(evenGroups(128, 128), 8), of(evenGroups(128, 64), 8)],
+      { layout: "q8", group: 64 },
+    ],
     ["two orders, for two parts of one dispatch", [shuffled(1), shuffled(2)], float, { parts: 2 }],
     ["two orders, for experts", [shuffled(1), shuffled(2)], float, { activeShare: 0.5 }],
     [
