@@ -101,17 +101,21 @@ export async function benchKernels(adapter: GPUAdapter, options: KernelBenchOpti
   }
 }
 
-interface Bench {
+/** Where kernels are run. */
+export interface Setup {
   readonly device: Device;
   readonly pipelines: Pipelines;
+}
+
+interface Bench extends Setup {
   readonly options: KernelBenchOptions;
 }
 
-type Runner = (times: number) => Promise<number>;
+export type Runner = (times: number) => Promise<number>;
 
 /** Binds a kernel; what it returns runs it some times in one submit and gives the seconds of one. */
-async function runnerOf(
-  { device, pipelines }: Bench,
+export async function runnerOf(
+  { device, pipelines }: Setup,
   kernel: Kernel,
   tokens: number,
   operands: Case["operands"],
@@ -144,7 +148,7 @@ async function runnerOf(
 }
 
 /** How often to run a kernel for a measurement. */
-async function timesOf(run: Runner): Promise<number> {
+export async function timesOf(run: Runner): Promise<number> {
   await run(1); // software drivers compile now
   return Math.max(1, Math.min(1000, Math.round(measureSeconds / (await run(1)))));
 }
@@ -156,17 +160,21 @@ async function secondsOf(run: Runner, repetitions: number): Promise<readonly num
   return samples;
 }
 
-function buffer({ device }: Bench, data: ArrayBufferView<ArrayBuffer>, usage = GPUBufferUsage.STORAGE): DeviceBuffer {
+export function buffer(
+  { device }: Setup,
+  data: ArrayBufferView<ArrayBuffer>,
+  usage = GPUBufferUsage.STORAGE,
+): DeviceBuffer {
   const made = device.createBuffer("bench", data.byteLength, usage | GPUBufferUsage.COPY_DST);
   device.writeBuffer(made, 0, data);
   return made;
 }
 
-function output({ device }: Bench, bytes: number): DeviceBuffer {
+export function output({ device }: Setup, bytes: number): DeviceBuffer {
   return device.createBuffer("bench output", bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }
 
-async function read({ device }: Bench, from: DeviceBuffer, bytes: number): Promise<Float32Array> {
+export async function read({ device }: Setup, from: DeviceBuffer, bytes: number): Promise<Float32Array> {
   const staging = device.createBuffer("bench staging", bytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
   const encoder = device.gpu.createCommandEncoder();
   encoder.copyBufferToBuffer(from.gpu, 0, staging.gpu, 0, bytes);

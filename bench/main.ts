@@ -13,6 +13,7 @@ import { exitCodes, type KvFormat, loadModel, type Model, PhiError, printable } 
 import { type WeightLayout, weightLayouts } from "../kernels/weights.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { loadTokenizer } from "../library/index.ts";
+import { benchAttention } from "./attention.ts";
 import { benchHost } from "./host.ts";
 import { benchKernels, type KernelModel, kernelModels } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
@@ -217,6 +218,31 @@ async function kernels(options: KernelsCommandOptions): Promise<void> {
   }
 }
 
+interface AttentionCommandOptions {
+  readonly adapter?: string;
+  readonly positions: readonly number[];
+  readonly tokens: readonly number[];
+  readonly repetitions: number;
+  readonly json?: string;
+}
+
+async function attention(options: AttentionCommandOptions): Promise<void> {
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const figures = await benchAttention(opened.adapter, { ...options, onProgress });
+    const settings = "f16 cache, random keys and values";
+    await report(
+      [{ command: "attention", model: "phi-3-small, a layer", settings, figures }],
+      environment,
+      options.json,
+    );
+  } finally {
+    opened.release();
+  }
+}
+
 interface HostCommandOptions extends CommonOptions {
   readonly layers?: number;
   readonly depth: readonly number[];
@@ -354,6 +380,16 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .option("--adapter <name>", "a part of an adapter's name or swiftshader (also PHI_ADAPTER)")
     .option("--json <file>", "write every sample there too")
     .action(kernels);
+
+  bench
+    .command("attention")
+    .description("phi-3-small's block-sparse layers against its dense ones: time of a layer's attention")
+    .option("-n, --repetitions <n>", "timed runs", integerOption("--repetitions", 1, 1000), 5)
+    .option("-p, --positions <n,…>", "length of the sequence", integersOption("--positions", 1), [4096, 8192])
+    .option("-t, --tokens <n,…>", "tokens of a call, its last ones", integersOption("--tokens", 1), [1, 16])
+    .option("--adapter <name>", "a part of an adapter's name or swiftshader (also PHI_ADAPTER)")
+    .option("--json <file>", "write every sample there too")
+    .action(attention);
 
   common(bench.command("host"), 5)
     .description("host time per decoded token, on Dawn's null backend, with real geometry and no weights")
