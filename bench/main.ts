@@ -14,6 +14,7 @@ import { type WeightLayout, weightLayouts } from "../kernels/weights.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { loadTokenizer } from "../library/index.ts";
 import { benchAttention } from "./attention.ts";
+import { benchGeometry } from "./geometry.ts";
 import { benchHost } from "./host.ts";
 import { benchKernels, type KernelModel, kernelModels } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
@@ -275,6 +276,35 @@ async function host(presets: readonly SyntheticPreset[], options: HostCommandOpt
   }
 }
 
+interface GeometryCommandOptions {
+  readonly adapter?: string;
+  readonly layers: number;
+  readonly promptTokens: number;
+  readonly json?: string;
+}
+
+async function geometry(
+  presets: readonly SyntheticPreset[],
+  options: GeometryCommandOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const opened = await openWorkingAdapter(options.adapter);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const tables: BenchTable[] = [];
+    for (const preset of presets) {
+      const { layers, promptTokens } = options;
+      const adapter = await anotherAdapter(opened);
+      const figures = await benchGeometry({ preset, adapter, layers, promptTokens, signal, onProgress });
+      tables.push({ command: "geometry", model: `${preset}, ${layers} of its layers`, settings: "f16 cache", figures });
+    }
+    await report(tables, environment, options.json);
+  } finally {
+    opened.release();
+  }
+}
+
 interface QuantizationCommandOptions {
   readonly model?: string;
   readonly adapter?: string;
@@ -399,6 +429,18 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .option("-d, --depth <n,…>", "tokens of context before the first", integersOption("--depth", 0), [0, 1024])
     .action(async (presets: readonly SyntheticPreset[] | undefined, options: HostCommandOptions) => {
       await host(presets?.length ? presets : ["phi-2", "phi-3-mini-4k"], options);
+    });
+
+  bench
+    .command("geometry")
+    .description("that published models run: their real width, random weights, a few layers, a prompt and a token")
+    .argument("[presets...]", `of ${syntheticPresets.join(", ")} (default: all)`, presetArgument)
+    .option("--layers <n>", "layers", integerOption("--layers", 1, 1000), 1)
+    .option("-p, --prompt-tokens <n>", "tokens of the prompt", integerOption("--prompt-tokens", 1, 1000), 8)
+    .option("--adapter <name>", "a part of an adapter's name, or swiftshader (also PHI_ADAPTER)")
+    .option("--json <file>", "write the figures there too")
+    .action(async (presets: readonly SyntheticPreset[] | undefined, options: GeometryCommandOptions) => {
+      await geometry(presets?.length ? presets : syntheticPresets, options, signal);
     });
 
   bench
