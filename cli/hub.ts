@@ -148,7 +148,7 @@ async function progressBar() {
   if (!process.stderr.isTTY) return { start() {}, update() {}, stop() {} };
   const { SingleBar } = await import("cli-progress");
   const bar = new SingleBar({
-    format: "[{bar}] {percentage} %  {done} of {total}, {rate}/s, {left} left",
+    format: "[{bar}] {percentage} %  {done} of {size}, {rate}/s, {left} left",
     stream: process.stderr,
     clearOnComplete: true,
     hideCursor: false,
@@ -159,7 +159,7 @@ async function progressBar() {
     start(totalBytes: number, doneBytes: number) {
       isOpen = doneBytes < totalBytes;
       const texts = { done: formatBytes(doneBytes), rate: formatBytes(0), left: "?" };
-      if (isOpen) bar.start(totalBytes, doneBytes, { ...texts, total: formatBytes(totalBytes) });
+      if (isOpen) bar.start(totalBytes, doneBytes, { ...texts, size: formatBytes(totalBytes) });
     },
     update({ doneBytes, receivedBytes }: PullProgress) {
       if (!isOpen) return;
