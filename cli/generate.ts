@@ -1,4 +1,5 @@
 /** `phi generate`: prompt in, text out. */
+import { writeFile } from "node:fs/promises";
 import {
   type GenerationResult,
   type GenerationStats,
@@ -16,6 +17,7 @@ import { readText } from "./input.ts";
 import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
 import { note, print, printUntrusted } from "./output.ts";
+import { chromeTrace, profileSummary } from "./profile.ts";
 
 /** Options of `phi generate`, read and checked one by one. */
 export interface GenerateCommandOptions extends RunOptions {
@@ -81,13 +83,29 @@ export async function generate(
     if (options.explain) return await print(`${model.explain().trimEnd()}\n`);
     const chosen = samplingOf(model, options);
     if (options.seed === undefined && chosen.seed !== undefined) process.stderr.write(`seed: ${chosen.seed}\n`);
+    const before = options.profile === undefined ? 0 : await warmUp(model, ids, signal);
     const outcome = await run(model, ids, chosen, options, signal);
     const { result } = outcome;
+    if (options.profile !== undefined) {
+      const dispatches = model.profile().slice(before);
+      await writeFile(options.profile, chromeTrace(dispatches));
+      process.stderr.write(profileSummary(dispatches));
+    }
     if (options.json) await print(jsonLine(outcomeJson(outcome)));
     if (options.stats) process.stderr.write(statsText(opened, result));
   } finally {
     opened.dispose();
   }
+}
+
+/**
+ * Runs another prompt of the same length, of which the cache keeps nothing: software drivers compile a kernel when it is
+ * first run, which a profile is not to show. Gives the number of dispatches.
+ */
+async function warmUp(model: TextModel, ids: readonly number[], signal: AbortSignal): Promise<number> {
+  const other = ids.map((id) => (id + 1) % model.vocabularySize);
+  for await (const _ of model.generate(other, { maxTokens: 2, ignoreEos: true, signal }));
+  return model.profile().length;
 }
 
 /** JSON's readers take numbers for doubles: a seed that is not exact as one is written as a string. */
@@ -221,8 +239,10 @@ function statsText({ model, adapter }: OpenedModel, { finishReason, stats }: Gen
   const rate = (tokens: number, ms: number) => (ms > 0 ? `${((tokens * 1000) / ms).toFixed(1)} tokens/s` : "no time");
   const { weightsBytes, kvBytes, arenaBytes } = model.memory();
   const decoded = Math.max(0, newTokens - 1);
+  const { count, compileMs } = model.pipelines();
   return [
     `model    ${model.architecture}, context ${model.context}, on ${adapter.name} (${adapter.backend})`,
+    `compile  ${count} pipelines in ${compileMs.toFixed(1)} ms, while loading${adapter.isSoftware ? "; their machine code when they are first run" : ""}`,
     `prefill  ${promptTokens} tokens in ${prefillMs.toFixed(1)} ms, ${rate(promptTokens, prefillMs)}; first token after ${firstTokenMs.toFixed(1)} ms`,
     `decode   ${decoded} tokens in ${decodeMs.toFixed(1)} ms, ${rate(decoded, decodeMs)}; ${dispatchesPerToken} dispatches a token`,
     `ended    ${finishReason} after ${newTokens} new tokens`,

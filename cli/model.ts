@@ -26,6 +26,8 @@ export interface RunOptions {
   readonly context?: number;
   readonly allowSymlinks?: boolean;
   readonly allowNanWeights?: boolean;
+  /** File for a trace of the GPU's time, which is measured then. */
+  readonly profile?: string;
 }
 
 /** A loaded model on its adapter. */
@@ -105,6 +107,7 @@ export async function openModel(
       adapter: adapter.adapter,
       kv: options.kv,
       allowNonFinite: options.allowNanWeights ?? false,
+      ...(options.profile !== undefined && { device: { profile: true } }),
       ...(options.context !== undefined && { context: options.context }),
       tokenizer,
       onTokenizer: check,

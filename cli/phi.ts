@@ -115,6 +115,12 @@ function program(signal: AbortSignal): Command {
     .option("--prompts <file>", "many prompts, a JSON object a line (README); the results go to -o")
     .option("-o, --output <file>", "with --prompts: a result a line; those that are there already are not made again")
     .option("--explain", "print the plan of dispatches and stop")
+    .addOption(
+      new Option(
+        "--profile <file>",
+        "write a Chrome trace of the GPU's time there, and a table of kernels on stderr",
+      ).conflicts("prompts"),
+    )
     .option("--debug", "a stack trace with every error")
     .action(async (prompt: string | undefined, options) => {
       if (options.prompts !== undefined) {

@@ -4,6 +4,7 @@
  */
 
 import { PhiError } from "./errors.ts";
+import { checkProfiling, createProfiler, type Profiler } from "./profile.ts";
 
 /** The calls that can be intercepted. */
 export type DeviceCall =
@@ -22,6 +23,8 @@ export interface DeviceOptions {
   readonly intercept?: (call: DeviceCall, label: string) => void;
   /** A GPU that has not answered for this long is given up. */
   readonly watchdogMs?: number;
+  /** Measure the time of every dispatch, which makes all of them slower. */
+  readonly profile?: boolean;
 }
 
 /** A live buffer. `dispose()` frees it at once. */
@@ -64,6 +67,8 @@ export class Device {
   readonly isNull: boolean;
   /** Threads of every subgroup, where the device has subgroups and all are of one size, else 1. */
   readonly subgroupSize: number;
+  /** Where the device was opened for a profile. */
+  readonly profiler: Profiler | undefined;
   readonly #options: DeviceOptions;
   readonly #live = new Set<DeviceBuffer>();
   #liveBytes = 0;
@@ -96,15 +101,19 @@ export class Device {
       if (this.#disposed) return;
       this.#fail(new PhiError("gpu", `the GPU device was lost (${reason}): ${firstLine(message)}`));
     });
+    this.profiler = options.profile ? createProfiler(this) : undefined;
   }
 
   /** Opens a device with the adapter's own buffer limits, and with subgroups where it has them. Throws a PhiError "machine" if the adapter refuses. */
   static async open(adapter: GPUAdapter, options: DeviceOptions = {}): Promise<Device> {
     const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+    if (options.profile) checkProfiling(adapter);
+    const features: GPUFeatureName[] = options.profile ? ["timestamp-query"] : [];
+    if (adapter.features.has("subgroups")) features.push("subgroups");
     try {
       const gpu = await adapter.requestDevice({
         label: "phi",
-        requiredFeatures: adapter.features.has("subgroups") ? ["subgroups"] : [],
+        requiredFeatures: features,
         requiredLimits: { maxBufferSize, maxStorageBufferBindingSize },
       });
       return new Device(gpu, adapter.info, options);

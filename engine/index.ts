@@ -34,6 +34,7 @@ export {
   type TraceRows,
 } from "./model.ts";
 export { supportedModelTypes } from "./models/table.ts";
+export type { ProfiledDispatch } from "./profile.ts";
 export {
   type DType,
   readSafetensorsHeader,

@@ -14,6 +14,7 @@ import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
 import { buildPlan, type Chooser, explain, type Plan } from "./plan.ts";
+import type { ProfiledDispatch } from "./profile.ts";
 import { ropeRegime } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
 import type { Folder } from "./source.ts";
@@ -41,7 +42,7 @@ export interface LoadOptions {
   readonly allowNonFinite?: boolean;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: LoadProgress) => void;
-  /** Fault injection and the watchdog. */
+  /** Fault injection, the watchdog, profiles. */
   readonly device?: DeviceOptions;
 }
 
@@ -90,6 +91,10 @@ export interface Model {
   trace(ids: readonly number[], options?: { signal?: AbortSignal }): AsyncGenerator<TraceRows, void, undefined>;
   /** The plans as text. */
   explain(): string;
+  /** Pipelines, and the time that the driver took to make them. Software drivers compile them when they are first run. */
+  pipelines(): { readonly count: number; readonly compileMs: number };
+  /** Every dispatch so far, where the device was opened for a profile (`device: { profile: true }`). */
+  profile(): readonly ProfiledDispatch[];
   memory(): ModelMemory;
   /** Buffers that are alive on the device, and the most bytes that were. */
   ledger(): Device["ledger"];
@@ -420,8 +425,9 @@ export class Engine {
   async decode(first: number, count: number, chooser: Chooser, signal?: AbortSignal): Promise<Batch> {
     const runner = await this.runner("decode");
     const batch = this.#nextBatch(first, count, true);
+    const past = this.#cached.length + this.#inFlight;
     this.#inFlight += count;
-    await runner.repeat(count, { chooser, signal, last: this.#copyState(batch) });
+    await runner.repeat(count, past, { chooser, signal, last: this.#copyState(batch) });
     return batch;
   }
 
@@ -532,6 +538,10 @@ export class Engine {
     return this.device.readBack(this.#staging, sizeBytes);
   }
 
+  pipelines(): ReturnType<Model["pipelines"]> {
+    return { count: this.#pipelines.compiled, compileMs: this.#pipelines.compileMs };
+  }
+
   memory(): ModelMemory {
     let weightsBytes = 0;
     for (const ref of this.#weights.declared.values()) {
@@ -564,6 +574,8 @@ function modelOf(engine: Engine, defaults: GenerationDefaults, notes: readonly s
     },
     trace: (ids, options = {}) => engine.every("trace", ids, options.signal),
     explain: () => [explain(engine.plan("prefill")), explain(engine.plan("decode"))].join("\n\n"),
+    pipelines: () => engine.pipelines(),
+    profile: () => device.profiler?.dispatches ?? [],
     memory: () => engine.memory(),
     ledger: () => device.ledger,
     dispose: () => device.dispose(),

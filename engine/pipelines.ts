@@ -24,6 +24,8 @@ export interface Pipelines {
   get(kernel: Kernel): Promise<Pipeline>;
   /** Pipelines compiled so far. */
   readonly compiled: number;
+  /** Milliseconds in which one was being compiled, at least. */
+  readonly compileMs: number;
 }
 
 /** The module's text: the kernel's file first, so that a compiler's line numbers are those of the file. */
@@ -115,13 +117,28 @@ export function createPipelines(device: Device): Pipelines {
     return { gpu, bindings, layouts: groupLayouts };
   }
 
+  let compiling = 0;
+  let compileMs = 0;
+  let beganMs = 0;
+  async function timed(kernel: Kernel, code: string): Promise<Pipeline> {
+    if (compiling++ === 0) beganMs = performance.now();
+    try {
+      return await compile(kernel, code);
+    } finally {
+      if (--compiling === 0) compileMs += performance.now() - beganMs;
+    }
+  }
+
   return {
     async get(kernel) {
       const code = await moduleText(kernel, texts);
       const key = `${JSON.stringify(kernel.constants)}\n${code}`;
-      const known = pipelines.get(key) ?? compile(kernel, code);
+      const known = pipelines.get(key) ?? timed(kernel, code);
       pipelines.set(key, known);
       return known;
+    },
+    get compileMs() {
+      return compileMs;
     },
     get compiled() {
       return pipelines.size;

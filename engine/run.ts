@@ -6,6 +6,7 @@ import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import type { Pipelines } from "./pipelines.ts";
 import type { Chooser, Operand, Plan, Step } from "./plan.ts";
+import type { DispatchFacts } from "./profile.ts";
 import type { GpuWeights } from "./upload.ts";
 
 /** The buffers that all plans of a model share. */
@@ -36,8 +37,8 @@ export interface Runner {
   readonly plan: Plan;
   /** Runs the plan for `ids` at positions `past` …: writes state and ids and submits. `drawn` tokens are chosen already. */
   feed(ids: readonly number[], past: number, drawn: number, options?: RunOptions): Promise<void>;
-  /** Runs `count` steps of one token, each for the token that the one before it chose: nothing is written. */
-  repeat(count: number, options: RunOptions & { readonly chooser: Chooser }): Promise<void>;
+  /** Runs `count` steps of one token from position `past` on, each for the token that the one before chose: writes nothing. */
+  repeat(count: number, past: number, options: RunOptions & { readonly chooser: Chooser }): Promise<void>;
 }
 
 interface BoundStep {
@@ -47,6 +48,11 @@ interface BoundStep {
   /** Its grid for one token. */
   readonly single: readonly [number, number, number];
   readonly flopsPerToken: number;
+  /** For profiles. */
+  readonly label: string;
+  readonly weightBytes: number;
+  /** Of the keys and values that it reads. */
+  readonly bytesPerPosition: number;
 }
 
 /** Operations of one submit: about a tenth of a second, on a slow GPU and on a CPU that stands in for one. */
@@ -100,7 +106,22 @@ export async function createRunner(
       grid: kernel.grid,
       single: kernel.grid(1),
       flopsPerToken: step.flopsPerToken,
+      label: step.label,
+      ...readsOf(step),
     };
+  }
+
+  function readsOf({ kernel, bindings, flopsPerToken }: Step): Pick<BoundStep, "weightBytes" | "bytesPerPosition"> {
+    let weightBytes = 0;
+    let bytesPerPosition = 0;
+    for (const operand of Object.values(bindings)) {
+      const matrix = "matrix" in operand ? operand.matrix : "scales" in operand ? operand.scales : undefined;
+      if (matrix !== undefined && flopsPerToken > 0) weightBytes += resource(operand).sizeBytes * matrix.activeShare;
+      if ("cache" in operand && kernel.name.startsWith("attention")) {
+        bytesPerPosition += resource(operand).sizeBytes / cache.rows;
+      }
+    }
+    return { weightBytes, bytesPerPosition };
   }
 
   const steps = await Promise.all(plan.steps.map(bindStep));
@@ -115,6 +136,7 @@ export async function createRunner(
     return list;
   }
 
+  const { profiler } = device;
   const budget = device.isSoftware ? submitFlops.software : submitFlops.gpu;
 
   /** Encodes and submits `list` as often as `count` says, for `seq` tokens a time. */
@@ -122,19 +144,32 @@ export async function createRunner(
     list: readonly BoundStep[],
     count: number,
     seq: number,
+    past: number,
     { last, signal }: RunOptions,
   ): Promise<void> {
     const total = list.length * count;
     let first = 0;
     while (first < total) {
       const encoder = device.createCommandEncoder(plan.kind);
-      const pass = encoder.beginComputePass();
+      let pass = profiler?.beginPass(encoder, 0) ?? encoder.beginComputePass();
       const bound: (GPUBindGroup | undefined)[] = [];
+      const facts: DispatchFacts[] = [];
       let flops = 0;
       let next = first;
       for (; next < total && (next === first || flops < budget); next++) {
         const step = list[next % list.length];
         if (step === undefined) break;
+        if (profiler !== undefined) {
+          if (facts.length === profiler.mostDispatches) break;
+          if (next > first) {
+            pass.end();
+            pass = profiler.beginPass(encoder, next - first);
+            bound.length = 0;
+          }
+          const positions = Math.min(past + Math.floor(next / list.length) + seq, cache.rows);
+          const readBytes = step.weightBytes + step.bytesPerPosition * positions;
+          facts.push({ label: step.label, readBytes, flops: step.flopsPerToken * seq });
+        }
         pass.setPipeline(step.pipeline);
         const { groups } = step;
         for (let index = 0; index < groups.length; index++) {
@@ -148,8 +183,10 @@ export async function createRunner(
         flops += step.flopsPerToken * seq;
       }
       pass.end();
+      profiler?.resolve(encoder, facts.length);
       if (next >= total) last?.(encoder);
       device.submit(plan.kind, [encoder.finish()]);
+      await profiler?.collect(plan.kind, facts);
       first = next;
       if (first < total) {
         await device.workDone();
@@ -175,10 +212,10 @@ export async function createRunner(
       idWords.set(ids);
       device.writeBuffer(shared.state, 0, stateHead);
       device.writeBuffer(shared.ids, 0, idWords.subarray(0, seq));
-      await submit(list, 1, seq, options);
+      await submit(list, 1, seq, past, options);
     },
-    async repeat(count, options) {
-      await submit(listOf(options.chooser), count, 1, options);
+    async repeat(count, past, options) {
+      await submit(listOf(options.chooser), count, 1, past, options);
     },
   };
 }

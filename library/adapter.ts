@@ -42,6 +42,9 @@ type CreateGpu = typeof import("webgpu").create;
  */
 const heldInstances = new Set<GPU>();
 
+/** Timestamps, which only a profile asks for, are rounded to 0.1 ms otherwise. */
+const exactTimes = "disable-dawn-features=timestamp_quantization";
+
 const defaultBackends: Readonly<Record<string, string>> = { darwin: "metal", win32: "d3d12" };
 
 /** Opens an adapter. Throws a "machine" error that lists what there is, or says what to install. */
@@ -56,7 +59,7 @@ export async function openAdapter({ adapter, otherNames = [] }: AdapterOptions =
   const create = await loadDawn();
   if (adapter === undefined) {
     const backend = defaultBackends[process.platform] ?? "vulkan";
-    const opened = await open(create([]), backend);
+    const opened = await open(create([exactTimes]), backend);
     if (opened !== undefined) return opened;
     throw new PhiError("machine", "no WebGPU adapter on this machine", installAdvice());
   }
@@ -93,7 +96,7 @@ export async function listAdapters(): Promise<readonly ListedAdapter[]> {
 /** Opens one of `listAdapters`; undefined where it does not answer. */
 export async function openListed({ backend, name }: ListedAdapter): Promise<OpenedAdapter | undefined> {
   const create = await loadDawn();
-  return open(create([`backend=${backend}`, `adapter=${name}`]), backend);
+  return open(create([`backend=${backend}`, `adapter=${name}`, exactTimes]), backend);
 }
 
 /** What to install where no adapter was found, for this operating system. */
