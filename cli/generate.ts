@@ -235,16 +235,21 @@ function snakeCase(stats: GenerationStats): Readonly<Record<string, number>> {
 }
 
 function statsText({ model, adapter }: OpenedModel, { finishReason, stats }: GenerationResult): string {
-  const { promptTokens, newTokens, prefillMs, decodeMs, firstTokenMs, dispatchesPerToken } = stats;
+  const { promptTokens, cachedTokens, newTokens, prefillMs, decodeMs, firstTokenMs, recomputeMs } = stats;
   const rate = (tokens: number, ms: number) => (ms > 0 ? `${((tokens * 1000) / ms).toFixed(1)} tokens/s` : "no time");
   const { weightsBytes, kvBytes, arenaBytes } = model.memory();
   const decoded = Math.max(0, newTokens - 1);
   const { count, compileMs } = model.pipelines();
+  const run = promptTokens - cachedTokens;
+  const cached = cachedTokens > 0 ? ` (${cachedTokens} more were cached)` : "";
   return [
     `model    ${model.architecture}, context ${model.context}, on ${adapter.name} (${adapter.backend})`,
     `compile  ${count} pipelines in ${compileMs.toFixed(1)} ms, while loading${adapter.isSoftware ? "; their machine code when they are first run" : ""}`,
-    `prefill  ${promptTokens} tokens in ${prefillMs.toFixed(1)} ms, ${rate(promptTokens, prefillMs)}; first token after ${firstTokenMs.toFixed(1)} ms`,
-    `decode   ${decoded} tokens in ${decodeMs.toFixed(1)} ms, ${rate(decoded, decodeMs)}; ${dispatchesPerToken} dispatches a token`,
+    `prefill  ${run} tokens${cached} in ${prefillMs.toFixed(1)} ms, ${rate(run, prefillMs)}; first token after ${firstTokenMs.toFixed(1)} ms`,
+    `decode   ${decoded} tokens in ${decodeMs.toFixed(1)} ms, ${rate(decoded, decodeMs)}; ${stats.dispatchesPerToken} dispatches a token`,
+    ...(recomputeMs > 0
+      ? [`rope     all run again with longrope's long factors in ${recomputeMs.toFixed(1)} ms of the decode`]
+      : []),
     `ended    ${finishReason} after ${newTokens} new tokens`,
     `memory   weights ${formatBytes(weightsBytes)}, cache ${formatBytes(kvBytes)}, activations ${formatBytes(arenaBytes)}; host ${formatBytes(process.memoryUsage().rss)}`,
     "",

@@ -9,6 +9,7 @@ import {
   type ModelDescription,
   openFolder,
   PhiError,
+  type RopePolicy,
 } from "../engine/index.ts";
 import { parseRepository } from "../hub/index.ts";
 import type { OpenedAdapter } from "../library/adapter.ts";
@@ -24,6 +25,7 @@ export interface RunOptions {
   readonly adapter?: string;
   readonly kv: KvFormat;
   readonly context?: number;
+  readonly rope?: RopePolicy;
   readonly allowSymlinks?: boolean;
   readonly allowNanWeights?: boolean;
   /** File for a trace of the GPU's time, which is measured then. */
@@ -65,6 +67,7 @@ export async function describeModel(folder: Folder, options: RunOptions): Promis
   const { model, problem } = await describeCheckpoint(folder, {
     kv: options.kv,
     ...(options.context !== undefined && { context: options.context }),
+    ...(options.rope !== undefined && { rope: options.rope }),
   });
   if (model === undefined) throw problem;
   return model;
@@ -109,6 +112,7 @@ export async function openModel(
       allowNonFinite: options.allowNanWeights ?? false,
       ...(options.profile !== undefined && { device: { profile: true } }),
       ...(options.context !== undefined && { context: options.context }),
+      ...(options.rope !== undefined && { rope: options.rope }),
       tokenizer,
       onTokenizer: check,
       signal,

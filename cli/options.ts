@@ -1,9 +1,12 @@
 /** Reading and checking option values. Every refusal is a "usage" error: `<option>: expected …, got "…"`. */
 import { PhiError, printable } from "../engine/errors.ts";
-import type { KvFormat } from "../engine/index.ts";
+import type { KvFormat, RopePolicy } from "../engine/index.ts";
 
 /** What `--kv` takes. */
 export const kvFormats = ["f16", "f32", "int8"] as const satisfies readonly KvFormat[];
+
+/** What `--rope` takes. */
+export const ropePolicies = ["hf-exact", "short", "long"] as const satisfies readonly RopePolicy[];
 
 function refuse(option: string, expected: string, text: string): never {
   throw new PhiError("usage", `${option}: expected ${expected}, got "${printable(text)}"`);

@@ -11,6 +11,7 @@ import {
   kvFormats,
   logitBiasOption,
   numberOption,
+  ropePolicies,
   seedOption,
   stopOption,
 } from "./options.ts";
@@ -49,7 +50,17 @@ function withRun(command: Command, kv: KvFormat): Command {
 }
 
 function withWeights(command: Command, kv: KvFormat): Command {
-  return withRun(command, kv).option("--allow-nan-weights", "load weights that are NaN or infinite");
+  return withRun(command, kv)
+    .addOption(
+      new Option(
+        "--rope <policy>",
+        "longrope's factors: by the sequence's length as in transformers, or always the same",
+      )
+        .default("hf-exact")
+        .choices(ropePolicies)
+        .argParser(choiceOption("--rope", ropePolicies)),
+    )
+    .option("--allow-nan-weights", "load weights that are NaN or infinite");
 }
 
 function examples(command: Command, lines: readonly string[]): Command {

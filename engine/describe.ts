@@ -12,6 +12,7 @@ import { checkContext, chunkFor, declareWeights, mostBatches } from "./model.ts"
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { buildPlan } from "./plan.ts";
+import { type RopePolicy, withRopePolicy } from "./rope.ts";
 import type { Folder } from "./source.ts";
 import { tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights } from "./upload.ts";
@@ -115,6 +116,7 @@ export interface DescribeOptions {
   /** As in `LoadOptions`. */
   readonly context?: number;
   readonly kv?: KvFormat;
+  readonly rope?: RopePolicy;
 }
 
 /**
@@ -163,6 +165,7 @@ async function describeModel(
   const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
   const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
   const context = checkContext(options.context, architecture);
+  withRopePolicy(architecture.rope, options.rope); // refused here, before a device is opened
   const kv = options.kv ?? "f16";
   const { name, layers, hidden, heads, kvHeads, headDim, vocab, maxPositions, window, rope } = architecture;
   const parametersByPart = countByPart(weights);

@@ -35,6 +35,7 @@ export {
 } from "./model.ts";
 export { supportedModelTypes } from "./models/table.ts";
 export type { ProfiledDispatch } from "./profile.ts";
+export type { RopePolicy } from "./rope.ts";
 export {
   type DType,
   readSafetensorsHeader,

@@ -15,7 +15,7 @@ import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
 import { buildPlan, type Chooser, explain, type Plan } from "./plan.ts";
 import type { ProfiledDispatch } from "./profile.ts";
-import { ropeRegime } from "./rope.ts";
+import { type RopePolicy, ropeRegime, withRopePolicy } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
 import type { Folder } from "./source.ts";
 import { tuningFor } from "./tuning.ts";
@@ -36,6 +36,8 @@ export interface LoadOptions {
   readonly context?: number;
   /** What the cache keeps its numbers in; default f16. */
   readonly kv?: KvFormat;
+  /** Which of longrope's factors apply; default `hf-exact`. */
+  readonly rope?: RopePolicy;
   /** Tokens that are prefilled at a time; the default depends on the adapter and on the model's size. */
   readonly chunkTokens?: number;
   /** Load weights that are NaN or infinite, which are refused by default. */
@@ -114,7 +116,8 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
   onProgress?.({ stage: "headers", doneBytes: 0, totalBytes: 0 });
   const checkpoint = await openCheckpoint(folder);
   try {
-    const architecture = readArchitecture(checkpoint.config);
+    const published = readArchitecture(checkpoint.config);
+    const architecture = { ...published, rope: withRopePolicy(published.rope, options.rope) };
     const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
     const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
     const context = checkContext(options.context, architecture);

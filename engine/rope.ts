@@ -1,6 +1,7 @@
 /** Rotary position embedding: what a config says of it, and its tables, computed in float64. */
 
 import type { ConfigReader } from "./config.ts";
+import { PhiError } from "./errors.ts";
 
 /** Per-dimension divisors of the frequencies, and what cos and sin are multiplied by. */
 export interface RopeScale {
@@ -29,6 +30,25 @@ export interface RopeNames {
 }
 
 export type RopeRegime = "short" | "long";
+
+/**
+ * Which of longrope's factors apply: `hf-exact` by the length of the whole sequence, as in transformers; `short` or `long`
+ * always these, so that no sequence is ever run again.
+ */
+export type RopePolicy = "hf-exact" | "short" | "long";
+
+/** A spec under a policy. Throws a PhiError "usage" for `short` and `long` where there is one set of factors only. */
+export function withRopePolicy(spec: RopeSpec, policy: RopePolicy = "hf-exact"): RopeSpec {
+  if (policy === "hf-exact") return spec;
+  if (spec.longrope === undefined) {
+    throw new PhiError(
+      "usage",
+      `--rope: expected a model with longrope's short and long factors for "${policy}", got one without`,
+    );
+  }
+  const originalPositions = policy === "short" ? Number.POSITIVE_INFINITY : 0;
+  return { ...spec, longrope: { ...spec.longrope, originalPositions } };
+}
 
 /**
  * Reads the old keys (`rope_theta`, `rope_scaling`, `partial_rotary_factor`) or the newer `rope_parameters`, which holds

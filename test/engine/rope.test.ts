@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { readConfig } from "../../engine/config.ts";
-import { type RopeSpec, readRope, ropeRegime, ropeTable } from "../../engine/rope.ts";
+import { type RopePolicy, type RopeSpec, readRope, ropeRegime, ropeTable, withRopePolicy } from "../../engine/rope.ts";
 import { expectClose } from "../reference/compare.ts";
 import * as reference from "../reference/ops.ts";
 import { failure } from "./tempFolder.ts";
@@ -134,5 +134,15 @@ describe("tables", () => {
       "long",
     ]);
     expect(ropeRegime(read({}), 1e6)).toBe("short");
+  });
+
+  test("a policy takes the same factors for every length; without longrope there is no choice", () => {
+    const regimes = (policy: RopePolicy) =>
+      [1, 4096, 4097, 131072].map((tokens) => ropeRegime(withRopePolicy(read(longrope), policy), tokens));
+    expect(new Set(regimes("short"))).toEqual(new Set(["short"]));
+    expect(new Set(regimes("long"))).toEqual(new Set(["long"]));
+    expect(regimes("hf-exact")).toEqual(["short", "short", "long", "long"]);
+    expect(withRopePolicy(read({}), "hf-exact")).toEqual(read({}));
+    expect(() => withRopePolicy(read({}), "long")).toThrow("--rope: expected a model with longrope");
   });
 });
