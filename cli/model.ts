@@ -9,6 +9,7 @@ import {
   type ModelDescription,
   openFolder,
   PhiError,
+  printable,
   type RopePolicy,
 } from "../engine/index.ts";
 import { parseRepository } from "../hub/index.ts";
@@ -56,8 +57,15 @@ export async function openModelFolder(
   use: ModelUse = {},
 ): Promise<Folder> {
   if (path === "") throw new PhiError("usage", '--model: expected a folder, got ""');
-  const repository = path === undefined || existsSync(path) ? undefined : parseRepository(path);
-  if (repository === undefined) return openFolder(path ?? bundledModel(), { allowSymlinks });
+  if (path === undefined) return openFolder(bundledModel());
+  if (existsSync(path)) return openFolder(path, { allowSymlinks });
+  const repository = parseRepository(path);
+  if (repository === undefined) {
+    throw new PhiError("checkpoint", `"${printable(path)}": expected a folder, got nothing of that name`, [
+      "Give the folder that holds config.json and the *.safetensors files,",
+      "or a model's name on the Hugging Face hub, such as microsoft/phi-2: phi models lists them.",
+    ]);
+  }
   const { openNamedModel } = await import("./hub.ts");
   return openNamedModel(repository, use);
 }

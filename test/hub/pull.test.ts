@@ -457,6 +457,26 @@ describe("this machine", () => {
     expect(await isComplete(snapshot)).toBe(true);
   });
 
+  test("a disk that is too small is said before anything comes", async () => {
+    const hub = await startHub(modelFiles());
+    const settings = settingsFor(hub);
+    hub.fault = ({ path }, response) => {
+      if (!path.includes("/tree/")) return false;
+      const entries = [...hub.files].map(([name, bytes]) => ({
+        type: "file",
+        path: name,
+        oid: gitSha1(bytes),
+        size: name === "tokenizer.json" ? 2 ** 52 : bytes.length,
+      }));
+      response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(entries));
+      return true;
+    };
+    const error = await failure(take(settings), "io");
+    expect(error.message).toMatch(/expected 450359962\d{7} free bytes, got \d+$/);
+    expect(error.advice.join()).toContain("HF_HUB_CACHE");
+    expect(existsSync(join(rootOf(settings), "blobs"))).toBe(false);
+  });
+
   test("an abort in the middle leaves what can be resumed", async () => {
     const hub = await startHub(modelFiles());
     const settings = settingsFor(hub);
