@@ -16,6 +16,7 @@ import { parseRepository } from "../hub/index.ts";
 import type { OpenedAdapter } from "../library/adapter.ts";
 import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
+import { checkedKernels } from "./checked.ts";
 import { formatBytes } from "./format.ts";
 import { note } from "./output.ts";
 import { bundledModel } from "./package.ts";
@@ -31,6 +32,16 @@ export interface RunOptions {
   readonly allowNanWeights?: boolean;
   /** File for a trace of the GPU's time, which is measured then. */
   readonly profile?: string;
+  /** False: no optional feature of WebGPU is used. */
+  readonly features?: boolean;
+}
+
+/** `--no-features` and `PHI_FEATURES=none` keep optional features of WebGPU out of use. Throws a PhiError "usage". */
+export function usedFeatures(options: Pick<RunOptions, "features">, value = process.env.PHI_FEATURES): "all" | "none" {
+  if (value !== undefined && !["", "all", "none"].includes(value)) {
+    throw new PhiError("usage", `PHI_FEATURES: expected all or none, got "${printable(value)}"`);
+  }
+  return options.features === false || value === "none" ? "none" : "all";
 }
 
 /** A loaded model on its adapter. */
@@ -118,9 +129,10 @@ export async function openModel(
       adapter: adapter.adapter,
       kv: options.kv,
       allowNonFinite: options.allowNanWeights ?? false,
-      ...(options.profile !== undefined && { device: { profile: true } }),
       ...(options.context !== undefined && { context: options.context }),
       ...(options.rope !== undefined && { rope: options.rope }),
+      device: { features: usedFeatures(options), profile: options.profile !== undefined },
+      checked: checkedKernels(adapter.adapter),
       tokenizer,
       onTokenizer: check,
       signal,

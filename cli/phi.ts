@@ -31,7 +31,9 @@ function withFolder(command: Command): Command {
 }
 
 function withAdapter(command: Command): Command {
-  return command.option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)");
+  return command
+    .option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)")
+    .option("--no-features", "use no optional feature of WebGPU (also PHI_FEATURES=none)");
 }
 
 function withCache(command: Command, kv: KvFormat): Command {
@@ -210,6 +212,18 @@ function program(signal: AbortSignal): Command {
     "phi verify --adapter swiftshader",
     "phi verify -m ./phi-2 --reference phi-2.safetensors",
   ]);
+
+  const doctor = withRun(phi.command("doctor"), "f16")
+    .description(
+      "check every kernel on this adapter, and print what a report of a fault needs; exit code 5 if one is wrong",
+    )
+    .option("--json", "print one JSON object")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { doctor } = await import("./doctor.ts");
+      await doctor(options);
+    });
+  examples(doctor, ["phi doctor", "phi doctor -m ./phi-2 --adapter swiftshader --json"]);
 
   const devices = phi
     .command("devices")

@@ -21,6 +21,10 @@ export type DeviceCall =
 export interface DeviceOptions {
   /** Called before each WebGPU call; may throw, or destroy the device, in its place (fault injection). */
   readonly intercept?: (call: DeviceCall, label: string) => void;
+  /** The text that is compiled in place of a shader's (fault injection). */
+  readonly shader?: (label: string, code: string) => string;
+  /** `none`: no optional feature of WebGPU is used, whatever the adapter offers. */
+  readonly features?: "all" | "none";
   /** A GPU that has not answered for this long is given up. */
   readonly watchdogMs?: number;
   /** Measure the time of every dispatch, which makes all of them slower. */
@@ -109,7 +113,7 @@ export class Device {
     const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
     if (options.profile) checkProfiling(adapter);
     const features: GPUFeatureName[] = options.profile ? ["timestamp-query"] : [];
-    if (adapter.features.has("subgroups")) features.push("subgroups");
+    if (options.features !== "none" && adapter.features.has("subgroups")) features.push("subgroups");
     try {
       const gpu = await adapter.requestDevice({
         label: "phi",
@@ -165,7 +169,7 @@ export class Device {
 
   createShaderModule(label: string, code: string): GPUShaderModule {
     this.#call("createShaderModule", label);
-    return this.gpu.createShaderModule({ label, code });
+    return this.gpu.createShaderModule({ label, code: this.#options.shader?.(label, code) ?? code });
   }
 
   /** Compiles a pipeline. A kernel that does not compile is our own bug: PhiError "internal" with the compiler's words. */

@@ -25,6 +25,9 @@ export {
 } from "./evaluate.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult, GenerationStats } from "./generate.ts";
 export {
+  type CheckedKernels,
+  checkKernels,
+  type KernelReport,
   type LoadOptions,
   type LoadProgress,
   loadModel,
@@ -46,6 +49,7 @@ export {
   type TensorSpec,
 } from "./safetensors.ts";
 export { checkSampling, randomSeed, type SamplingOptions } from "./sampler.ts";
+export type { KernelCheck } from "./selfcheck.ts";
 export {
   type ByteSource,
   type CheckpointSource,

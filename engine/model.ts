@@ -1,6 +1,7 @@
 /** A loaded model: weights, cache and plans on one device, and the calls that run them. */
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import type { Kernel } from "../kernels/kernel.ts";
 import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
 import { type Cache, cacheRows, createCache, layerCacheBytes } from "./cache.ts";
 import { openCheckpoint } from "./checkpoint.ts";
@@ -13,12 +14,13 @@ import { Graph, type GraphKind } from "./graph.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
-import { buildPlan, type Chooser, explain, type Plan } from "./plan.ts";
+import { buildPlan, type Chooser, explain, type Plan, type Tuning } from "./plan.ts";
 import type { ProfiledDispatch } from "./profile.ts";
 import { type RopePolicy, ropeRegime, withRopePolicy } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
+import { canCheck, checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./selfcheck.ts";
 import type { Folder } from "./source.ts";
-import { tuningFor } from "./tuning.ts";
+import { safeTuning, tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./upload.ts";
 import { matrixBytes, Weights } from "./weights.ts";
 
@@ -44,8 +46,19 @@ export interface LoadOptions {
   readonly allowNonFinite?: boolean;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: LoadProgress) => void;
-  /** Fault injection, the watchdog, profiles. */
+  /**
+   * Which kernels are known to compute right numbers on this adapter. Where it is given, the others are checked while
+   * the weights are read, and a plainer kernel takes the place of one that fails.
+   */
+  readonly checked?: CheckedKernels;
+  /** Fault injection, the watchdog, profiles, optional features. */
   readonly device?: DeviceOptions;
+}
+
+/** The kernels (`kernelKey`) that passed their check before, on one adapter, driver and version of the engine. */
+export interface CheckedKernels {
+  has(key: string): boolean;
+  add(keys: readonly string[]): void;
 }
 
 /** Float32 rows of consecutive positions. */
@@ -135,15 +148,50 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
         onProgress: (doneBytes, totalBytes) => onProgress?.({ stage: "weights", doneBytes, totalBytes }),
       });
       // Pipelines compile while the weights stream in.
-      const [gpuWeights] = await Promise.all([uploaded, engine.compile(["prefill", "decode"])]);
+      const [gpuWeights, replaced] = await Promise.all([uploaded, engine.prepare(options.checked)]);
       await engine.bind(gpuWeights);
-      const notes = [...checkpoint.notes, ...weights.notes, ...defaults.notes];
+      const notes = [...checkpoint.notes, ...weights.notes, ...defaults.notes, ...replaced];
       return modelOf(engine, defaults, notes);
     } catch (error) {
       device.dispose();
       throw error;
     }
   } finally {
+    await checkpoint.close();
+  }
+}
+
+/** What `checkKernels` found. */
+export interface KernelReport {
+  readonly adapterName: string;
+  readonly checks: readonly KernelCheck[];
+  /** Kernels without a reference. */
+  readonly unchecked: readonly string[];
+}
+
+/**
+ * Checks every kernel that a model would run on an adapter, with the options that it would be loaded with. No weight is
+ * read. Throws as `loadModel` does for the checkpoint and the device.
+ */
+export async function checkKernels(options: LoadOptions): Promise<KernelReport> {
+  const checkpoint = await openCheckpoint(options.folder);
+  let device: Device | undefined;
+  try {
+    const architecture = readArchitecture(checkpoint.config);
+    const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
+    device = await Device.open(options.adapter, options.device);
+    const context = Math.min(16, architecture.maxPositions); // no position is run
+    const engine = new Engine(device, architecture, weights, {
+      kv: options.kv ?? "f16",
+      context,
+      chunkTokens: context,
+      kvRows: context,
+    });
+    const { checks, right, unchecked } = await engine.check(() => true);
+    options.checked?.add(right);
+    return { adapterName: device.adapterName, checks, unchecked };
+  } finally {
+    device?.dispose();
     await checkpoint.close();
   }
 }
@@ -234,6 +282,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #weights: CheckedWeights;
   readonly #pipelines: Pipelines;
+  #tuning: Tuning;
   readonly #plans = new Map<RunnerKind, Plan>();
   readonly #runners = new Map<RunnerKind, Promise<Runner>>();
   readonly #shared: Omit<SharedBuffers, "slots">;
@@ -261,6 +310,7 @@ export class Engine {
     this.#options = options;
     this.#weights = weights;
     this.#pipelines = createPipelines(device);
+    this.#tuning = tuningFor(device);
     this.cache = createCache(device, architecture, options.kv, options.kvRows, options.context);
     this.#shared = {
       state: device.createBuffer(
@@ -296,7 +346,7 @@ export class Engine {
       kv,
       rotary: architecture.rope.rotary,
       maxBindingBytes: device.maxBindingBytes,
-      tuning: tuningFor(device),
+      tuning: this.#tuning,
       taps: kind === "trace",
     });
     const largest = Math.max(...plan.slotBytes);
@@ -311,13 +361,64 @@ export class Engine {
     return plan;
   }
 
-  /** Compiles the pipelines of some plans. */
-  async compile(kinds: readonly RunnerKind[]): Promise<void> {
-    const kernels = kinds.flatMap((kind) => {
+  /** The kernels that generation runs, each once. */
+  #kernels(): readonly Kernel[] {
+    const kernels = (["prefill", "decode"] as const).flatMap((kind) => {
       const { steps, choosers } = this.plan(kind);
       return [...steps, ...Object.values(choosers)].map((step) => step.kernel);
     });
-    await Promise.all(kernels.map((kernel) => this.#pipelines.get(kernel)));
+    return distinctKernels(kernels);
+  }
+
+  /**
+   * Compiles the pipelines of generation. With `checked`, those kernels that are not known to be right are checked, and
+   * if one is not, the plainest ones take the place of all; returns what is to be said of that. Throws a PhiError "gpu"
+   * where these are wrong too.
+   */
+  async prepare(checked: CheckedKernels | undefined): Promise<readonly string[]> {
+    const compile = () => Promise.all(this.#kernels().map((kernel) => this.#pipelines.get(kernel)));
+    await compile();
+    if (checked === undefined || this.device.isNull) return [];
+    const wrong = await this.#wrong(checked);
+    if (wrong.length === 0) return [];
+    this.#tuning = safeTuning;
+    this.#plans.clear();
+    await compile();
+    const [still] = await this.#wrong(checked);
+    if (still !== undefined) {
+      const off = `${still.error.toPrecision(2)} times what is allowed`;
+      throw new PhiError("gpu", `${still.kernel} computes wrong numbers on ${this.device.adapterName}: off by ${off}`, [
+        "The driver compiles this kernel wrongly: update it, or choose another adapter (phi devices).",
+        "phi doctor prints what a report of this needs.",
+      ]);
+    }
+    const names = [...new Set(wrong.map(({ kernel }) => kernel))].join(", ");
+    return [`${names}: wrong numbers on ${this.device.adapterName}; plainer kernels are used, phi doctor says more`];
+  }
+
+  /** Checks the kernels that are not known to be right, remembers those that are, and returns the others. */
+  async #wrong(checked: CheckedKernels): Promise<readonly KernelCheck[]> {
+    const { checks, right } = await this.check((kernel) => !checked.has(kernelKey(kernel)));
+    checked.add(right);
+    return checks.filter(({ error }) => !(error <= 1));
+  }
+
+  /** Runs the kernels of generation that are `wanted` on small problems. */
+  async check(wanted: (kernel: Kernel) => boolean): Promise<{
+    readonly checks: readonly KernelCheck[];
+    /** Keys of those that are right. */
+    readonly right: readonly string[];
+    readonly unchecked: readonly string[];
+  }> {
+    const kernels = this.#kernels().filter(wanted);
+    const checks: KernelCheck[] = [];
+    const right: string[] = [];
+    for (const kernel of kernels.filter(canCheck)) {
+      const check = await checkKernel(this.device, this.#pipelines, kernel);
+      checks.push(check);
+      if (check.error <= 1) right.push(kernelKey(kernel));
+    }
+    return { checks, right, unchecked: kernels.filter((kernel) => !canCheck(kernel)).map(({ name }) => name) };
   }
 
   /** Makes the plans of generation ready to run on these weights. */

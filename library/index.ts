@@ -5,6 +5,7 @@
  * What fails is a `PhiError` or, in the tokenizer's files and in messages, a `TokenizerError`: one line, and advice.
  */
 import {
+  type CheckedKernels,
   type CheckpointSource,
   type LoadOptions as EngineLoadOptions,
   type Model as EngineModel,
@@ -28,6 +29,7 @@ import {
 } from "./text.ts";
 
 export {
+  type CheckedKernels,
   type CheckpointSource,
   type Divergence,
   type EvaluateOptions,
@@ -75,6 +77,9 @@ export interface TextOptions extends Omit<GenerateOptions, "maxTokens"> {
   /** The text ends before the first of these, also where one is split over tokens. */
   readonly stop?: readonly string[];
 }
+
+/** By default every load checks its kernels; `checked` may remember what passed. */
+const nothingChecked: CheckedKernels = { has: () => false, add() {} };
 
 /** What `maxTokens` is by default. */
 const defaultMaxTokens = 256;
@@ -125,7 +130,7 @@ export async function load(source: CheckpointSource, options: LoadOptions = {}):
     }
   };
   const [loaded, parsed] = await Promise.allSettled([
-    loadModel({ ...engineOptions, folder, adapter, signal }),
+    loadModel({ checked: nothingChecked, ...engineOptions, folder, adapter, signal }),
     parse(),
   ]);
   if (loaded.status === "fulfilled" && parsed.status === "fulfilled") {
