@@ -3,7 +3,7 @@
 //   groups: the choices by expert, see group_by_expert     y [seq * 2, EXPERT_ROWS]
 //   grid: (ceil(min(EXPERT_ROWS, matrix.rows) / (THREADS * 4)), ceil(seq / CHOICES), experts), threads as in matmul
 //   A tile is CHOICES choices of one expert: where it has fewer, its workgroups end at once, and nobody asks the host.
-//   Appended: weights/*, activations/*, epilogues/expert_*, const CHOICES.
+//   Appended: weights/*, activations/*, lanes/*, epilogues/expert_*, const CHOICES.
 
 override EXPERTS: u32;
 override EXPERT_ROWS: u32;
@@ -19,16 +19,18 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   let firstRow = id.z * EXPERT_ROWS;
   let low = max(firstRow, matrix.first);
   let high = min(firstRow + EXPERT_ROWS, matrix.first + matrix.rows);
-  let first = low + (id.x * THREADS + thread) * 4u;
   let firstChoice = id.y * CHOICES;
   let count = groups[id.z];
-  if (firstChoice >= count || first >= high) {
+  if (firstChoice >= count || low + id.x * THREADS * 4u >= high) {
     return;
   }
+  let first = low + (id.x * THREADS + thread) * 4u;
   let list = EXPERTS + id.z * state.seq;
   let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(high - 1u)) - vec4u(matrix.first);
   let blocks = blocksPerRow();
 
+  let place = ownLane();
+  var own: array<array<vec4f, OWN>, CHOICES>;
   var sums: array<array<vec4f, CHOICES>, PARTS>;  // four rows each
   var inputs: array<u32, CHOICES>;                // rows of x
   for (var c = 0u; c < CHOICES; c++) {
@@ -43,9 +45,12 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
       let w3 = weightBlock(r.w, block);
       let scale = vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
       for (var c = 0u; c < CHOICES; c++) {
+        if (block % LOAD_BLOCKS == 0u && (p == 0u || SUBGROUP == 1u)) {
+          own[c] = loadInput(inputs[c], block, place);
+        }
         var sum = vec4f();  // written out, see CONTRIBUTING.md: else it would keep its value
         for (var v = 0u; v < VECS; v++) {
-          sum += inputVec(inputs[c], block * VECS + v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
+          sum += sharedVec(own[c], block, v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
         }
         sums[p][c] += sum * scale;
       }

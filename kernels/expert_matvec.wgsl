@@ -2,7 +2,7 @@
 //   x [2 / CHOICES_PER_X, cols]     W [experts * EXPERT_ROWS, cols] (PARTS times)     routing [2] of (expert, weight)
 //   y [2, EXPERT_ROWS]     grid: (ceil(min(EXPERT_ROWS, matrix.rows) / (GROUPS * 4)), 2), workgroups as in matvec
 //   A row range of W holds some rows of some experts: what it lacks is another dispatch's. Only the chosen are read.
-//   Appended: weights/*, activations/*, epilogues/expert_*.
+//   Appended: weights/*, activations/*, lanes/* (as in matvec), epilogues/expert_*.
 
 override EXPERT_ROWS: u32;
 override CHOICES_PER_X: u32;
@@ -28,8 +28,13 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   let rows = min(vec4u(first) + vec4u(0u, 1u, 2u, 3u), vec4u(high - 1u)) - vec4u(matrix.first);
   let blocks = blocksPerRow();
 
+  let place = ownLane();
+  var own: array<vec4f, OWN>;
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
+    if (block % LOAD_BLOCKS == 0u) {
+      own = loadInput(choice / CHOICES_PER_X, block, place);
+    }
     for (var p = 0u; p < PARTS; p++) {
       let r = rows + vec4u(p * matrix.rows);
       let w0 = weightBlock(r.x, block);
@@ -38,8 +43,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
       let w3 = weightBlock(r.w, block);
       var sum = vec4f();  // written out, see CONTRIBUTING.md: else it would keep its value
       for (var v = 0u; v < VECS; v++) {
-        let x = inputVec(choice / CHOICES_PER_X, block * VECS + v);
-        sum += x * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
+        sum += sharedVec(own, block, v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
       }
       sums[p] += sum * vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
     }

@@ -1,7 +1,8 @@
 /** The kernels of a mixture of experts. A token makes two choices: choice c is that of token c / 2. */
 
 import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
-import { activationSnippet } from "./linear.ts";
+import { lanes } from "./lanes.ts";
+import { activationSnippets } from "./linear.ts";
 import type { MatmulTile } from "./matmul.ts";
 import type { MatvecTile } from "./matvec.ts";
 import { type WeightLayout, weightSnippets } from "./weights.ts";
@@ -34,7 +35,7 @@ const epilogues: Readonly<Record<ExpertEpilogue, URL>> = {
 };
 
 function expertSnippets({ layout, cols, epilogue }: ExpertShape): readonly URL[] {
-  return [stateSnippet, ...weightSnippets(layout), activationSnippet(layout, cols), epilogues[epilogue]];
+  return [stateSnippet, ...weightSnippets(layout), ...activationSnippets(layout, cols), epilogues[epilogue]];
 }
 
 /** The first matrix reads the token, for both its choices; the second what the first made of each choice. */
@@ -65,13 +66,15 @@ export function groupByExpert(experts: number, lanes: number): Kernel {
 }
 
 /** y [2, expertRows] of one token's two choices. */
-export function expertMatvec(shape: ExpertShape, { lanes, groups }: MatvecTile): Kernel {
+export function expertMatvec(shape: ExpertShape, { lanes: rowLanes, groups, subgroup }: MatvecTile): Kernel {
+  const shared = lanes(subgroup);
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
     name: `expertMatvec<${shape.layout},${shape.epilogue}>`,
-    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape)],
-    constants: { ...expertConstants(shape), LANES: lanes, GROUPS: groups },
-    tile: {},
+    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape), ...shared.files],
+    constants: { ...expertConstants(shape), LANES: rowLanes, GROUPS: groups },
+    tile: shared.tile,
+    features: shared.features,
     grid: () => [Math.ceil(rows / (groups * 4)), choicesPerToken, 1],
   };
 }
@@ -80,14 +83,16 @@ export function expertMatvec(shape: ExpertShape, { lanes, groups }: MatvecTile):
 const mostChoices = 8;
 
 /** y [seq * 2, expertRows] of the choices of several tokens. */
-export function expertMatmul(shape: ExpertShape, { threads, tokens }: MatmulTile): Kernel {
+export function expertMatmul(shape: ExpertShape, { threads, tokens, subgroup }: MatmulTile): Kernel {
+  const shared = lanes(subgroup);
   const choices = Math.min(tokens, mostChoices);
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
     name: `expertMatmul<${shape.layout},${shape.epilogue}>`,
-    files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape)],
+    files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape), ...shared.files],
     constants: { ...expertConstants(shape), EXPERTS: shape.experts, THREADS: threads },
-    tile: { CHOICES: choices },
+    tile: { CHOICES: choices, ...shared.tile },
+    features: shared.features,
     grid: (seq) => [Math.ceil(rows / (threads * 4)), Math.ceil(seq / choices), shape.experts],
   };
 }

@@ -46,13 +46,18 @@ const shared = new URL("./activations/shared.wgsl", import.meta.url);
 
 /** The snippets of a linear: state, weight, input, epilogue. */
 export function linearSnippets({ layout, epilogue, cols, permuted }: LinearShape): readonly URL[] {
-  const input = permuted ? inputs.permuted : activationSnippet(layout, cols);
-  return [stateSnippet, ...weightSnippets(layout), input, shared, ...epilogues[epilogue]];
+  return [
+    stateSnippet,
+    ...weightSnippets(layout),
+    ...activationSnippets(layout, cols, permuted),
+    ...epilogues[epilogue],
+  ];
 }
 
-/** How x is read beside a weight of `cols` columns that are in order. */
-export function activationSnippet(layout: WeightLayout, cols: number): URL {
-  return cols % weightLayouts[layout].blockCols === 0 ? inputs.aligned : inputs.ragged;
+/** How x is read beside a weight of `cols` columns. */
+export function activationSnippets(layout: WeightLayout, cols: number, permuted = false): readonly URL[] {
+  const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
+  return [inputs[permuted ? "permuted" : order], shared];
 }
 
 /** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */

@@ -14,7 +14,16 @@ import type { Kernel } from "../../kernels/kernel.ts";
 import type { Packing } from "../../kernels/weights.ts";
 import { randomValues, seededRandom } from "../reference/compare.ts";
 import * as reference from "../reference/ops.ts";
-import { broken, expectWithin, liveBuffers, packedWeight, runKernel, u, weightOperands } from "./harness.ts";
+import {
+  broken,
+  expectWithin,
+  kernelSetup,
+  liveBuffers,
+  packedWeight,
+  runKernel,
+  u,
+  weightOperands,
+} from "./harness.ts";
 
 interface Choice {
   readonly expert: number;
@@ -79,10 +88,16 @@ describe("sparsemixer", () => {
     await checkRouter(sparsemixer(experts, jitter), experts, jitter);
   });
 
-  test("a NaN makes the weights NaN", async () => {
-    for (const at of [0, 1, 2]) {
+  test("a score that is not finite makes the weights NaN", async () => {
+    for (const [at, bad] of [
+      [0, Number.NaN],
+      [1, Number.NaN],
+      [2, Number.NaN],
+      [1, Number.POSITIVE_INFINITY],
+    ] as const) {
+      // biome-ignore format: a list
       const scores = Float32Array.of(1, 3, 2);
-      scores[at] = Number.NaN;
+      scores[at] = bad;
       const { routing } = await runKernel(sparsemixer(3, 1), { seq: 1 }, { scores, routing: { output: 4 } });
       expect(Number.isNaN(routing[1]), `score ${at}`).toBe(true);
     }
@@ -127,8 +142,10 @@ const cases: readonly ExpertCase[] = [
   { packing: { layout: "q4", group: 32 }, epilogue: "weighted", experts: 3, expertRows: 18, cols: 96, tile: "software", rangeRows: [54, 7] },
 ]; // biome-ignore format: a table
 
+/** Software adapters share the loads of x within their subgroups, where those have one size. */
+const subgroup = (await kernelSetup()).device.subgroupSize;
 const tiles = {
-  software: { matvec: { lanes: 1, groups: 16, subgroup: 1 }, matmul: { threads: 16, tokens: 4, subgroup: 1 } },
+  software: { matvec: { lanes: 1, groups: 16, subgroup }, matmul: { threads: 16, tokens: 4, subgroup } },
   gpu: { matvec: { lanes: 32, groups: 2, subgroup: 1 }, matmul: { threads: 64, tokens: 8, subgroup: 1 } },
 };
 

@@ -253,6 +253,27 @@ describe("matvec", () => {
     await check(one, matvecCalls, matvecRecipe(one));
   });
 
+  test("gegelu's clamps leave a NaN and an infinity as they are", async () => {
+    const [gegelu] = phi3smallCases;
+    if (gegelu === undefined) throw new Error("no case");
+    const { packing, rows, cols } = gegelu;
+    const weight = packedWeight(1, packing, 2 * rows, cols);
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      // The bias of every second a is bad, the bias of every third b.
+      const bias = Float32Array.from({ length: 2 * rows }, (_, i) =>
+        (i < rows ? i % 2 : (i - rows) % 3) === 0 ? bad : 1,
+      );
+      const operands = {
+        x: randomValues(2, cols),
+        ...weightOperands({ weight, packing, cols }, { first: 0, rows, rowsTotal: rows, parts: 2 }),
+      };
+      const kernel = await matvecRecipe(gegelu)(rows);
+      const { y } = await runKernel(kernel, { seq: 1 }, { ...operands, bias: { vector: bias }, y: { output: rows } });
+      const finite = [...y].map(Number.isFinite);
+      expect(finite).toEqual(Array.from({ length: rows }, (_, row) => row % 2 !== 0 && row % 3 !== 0));
+    }
+  });
+
   test("with loops that the compiler may unroll, as GPUs have it", async () => {
     await check(plain, matvecCalls, async (rangeRows) => {
       const kernel = await matvecRecipe({ ...plain, tile: "gpu" })(rangeRows);
