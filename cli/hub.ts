@@ -21,6 +21,7 @@ import { openAdapter, wantedAdapter } from "./adapter.ts";
 import { judge } from "./fit.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import type { ModelUse } from "./model.ts";
+import { loadOptions } from "./options.ts";
 import { note, print } from "./output.ts";
 import { findBundle } from "./swiftshader.ts";
 
@@ -70,7 +71,7 @@ export async function pull(name: string, options: PullCommandOptions, signal: Ab
 }
 
 async function download(repository: Repository, options: PullCommandOptions): Promise<PulledModel> {
-  const { need = "weights", context, kv, force = false } = options;
+  const { need = "weights", force = false } = options;
   const name = repositoryText(repository);
   const bar = await progressBar();
   try {
@@ -78,7 +79,7 @@ async function download(repository: Repository, options: PullCommandOptions): Pr
       ...noted(options),
       settings: await hubSettings(),
       weights: need === "weights",
-      describe: { ...(context !== undefined && { context }), ...(kv !== undefined && { kv }) },
+      describe: loadOptions(options),
       force,
       check: (description) => checkFit(name, description, options.adapter),
       onPlan({ commit, files, totalBytes, cachedBytes, cache }) {

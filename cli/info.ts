@@ -6,6 +6,7 @@ import {
   type ModelDescription,
   PhiError,
   printable,
+  type QuantizeDescription,
   type StoredQuantization,
 } from "../engine/index.ts";
 import { openTokenizer } from "../library/text.ts";
@@ -14,6 +15,7 @@ import { openAdapterOrRestart, wantedAdapter } from "./adapter.ts";
 import { judge, type Verdict } from "./fit.ts";
 import { formatBytes, jsonLine } from "./format.ts";
 import { openModelFolder, type RunOptions } from "./model.ts";
+import { loadOptions } from "./options.ts";
 import { note, print } from "./output.ts";
 
 /** Options of `phi info`. */
@@ -35,10 +37,7 @@ interface TextFacts {
  */
 export async function info(options: InfoOptions): Promise<void> {
   const folder = await openModelFolder(options.model, options.allowSymlinks, { need: "headers" });
-  const description = await describeCheckpoint(folder, {
-    kv: options.kv,
-    ...(options.context !== undefined && { context: options.context }),
-  });
+  const description = await describeCheckpoint(folder, loadOptions(options));
   const opened = await adapterIfAny(options.adapter);
   if (opened === "restarted") return;
   const text = await openTokenizer(folder).then(
@@ -120,10 +119,19 @@ function quantizationText({ method, bits, groupSize, symmetric, actOrder, module
   return `${method.toUpperCase()}, ${bits} bits, ${group}, ${symmetric ? "symmetric" : "asymmetric"}${order}: ${count(modules)} modules`;
 }
 
-function needRows({ context, kv, kvBytesPer1000Tokens }: ModelDescription, needs: GpuNeeds): string[][] {
+function isQuantized({ weights, head }: QuantizeDescription): boolean {
+  return weights !== "none" || head !== "none";
+}
+
+function quantizeText({ weights, head, groupSize, scheme }: QuantizeDescription): string {
+  return `while it loads: linear layers ${weights}, head and embedding ${head}; groups of ${groupSize}, ${scheme}`;
+}
+
+function needRows({ context, kv, kvBytesPer1000Tokens, quantize }: ModelDescription, needs: GpuNeeds): string[][] {
   const where = needs.adapter === undefined ? "no adapter here; on a GPU" : printable(needs.adapter);
   return [
     ["adapter", where],
+    ...(isQuantized(quantize) ? [["quantize", quantizeText(quantize)]] : []),
     [
       "on the GPU",
       `${formatBytes(needs.totalBytes)}: weights ${formatBytes(needs.weightsBytes)}, cache ${formatBytes(needs.kvBytes)} (${kv}, context ${count(context)}), activations ${formatBytes(needs.activationBytes)} (${needs.chunkTokens} tokens at a time)`,
@@ -188,6 +196,14 @@ function report(
       },
       context: model.context,
       kv: model.kv,
+      quantize: isQuantized(model.quantize)
+        ? {
+            weights: model.quantize.weights,
+            head: model.quantize.head,
+            group_size: model.quantize.groupSize,
+            scheme: model.quantize.scheme,
+          }
+        : null,
       kv_bytes_per_1000_tokens: model.kvBytesPer1000Tokens,
     },
     gpu: needs && {

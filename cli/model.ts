@@ -4,13 +4,16 @@ import { totalmem } from "node:os";
 import {
   describeCheckpoint,
   type Folder,
+  type GroupSize,
   type KvFormat,
   type LoadProgress,
   type ModelDescription,
   openFolder,
   PhiError,
   printable,
+  type QuantizeScheme,
   type RopePolicy,
+  type WeightType,
 } from "../engine/index.ts";
 import { parseRepository } from "../hub/index.ts";
 import type { OpenedAdapter } from "../library/adapter.ts";
@@ -18,6 +21,7 @@ import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { checkedKernels } from "./checked.ts";
 import { formatBytes } from "./format.ts";
+import { loadOptions } from "./options.ts";
 import { note } from "./output.ts";
 import { bundledModel } from "./package.ts";
 
@@ -34,6 +38,11 @@ export interface RunOptions {
   readonly profile?: string;
   /** False: no optional feature of WebGPU is used. */
   readonly features?: boolean;
+  /** What float weights become, and the head and the embedding of them; how. */
+  readonly quantize?: WeightType;
+  readonly quantizeHead?: WeightType;
+  readonly groupSize?: GroupSize;
+  readonly quantizeScheme?: QuantizeScheme;
 }
 
 /** `--no-features` and `PHI_FEATURES=none` keep optional features of WebGPU out of use. Throws a PhiError "usage". */
@@ -52,7 +61,7 @@ export interface OpenedModel {
 }
 
 /** What a model's name is opened for, where it is not in the cache yet. */
-export interface ModelUse extends Partial<Pick<RunOptions, "adapter" | "kv" | "context">> {
+export interface ModelUse extends Partial<RunOptions> {
   /** `headers` are read from the hub without a download; `text` downloads the tokenizer only. Default `weights`. */
   readonly need?: "weights" | "headers" | "text";
   readonly signal?: AbortSignal;
@@ -83,11 +92,7 @@ export async function openModelFolder(
 
 /** What the headers say of a model that can be run: whatever can be refused is, before an adapter is looked for. */
 export async function describeModel(folder: Folder, options: RunOptions): Promise<ModelDescription> {
-  const { model, problem } = await describeCheckpoint(folder, {
-    kv: options.kv,
-    ...(options.context !== undefined && { context: options.context }),
-    ...(options.rope !== undefined && { rope: options.rope }),
-  });
+  const { model, problem } = await describeCheckpoint(folder, loadOptions(options));
   if (model === undefined) throw problem;
   return model;
 }
@@ -127,10 +132,8 @@ export async function openModel(
   try {
     const model = await load(folder, {
       adapter: adapter.adapter,
-      kv: options.kv,
+      ...loadOptions(options),
       allowNonFinite: options.allowNanWeights ?? false,
-      ...(options.context !== undefined && { context: options.context }),
-      ...(options.rope !== undefined && { rope: options.rope }),
       device: { features: usedFeatures(options), profile: options.profile !== undefined },
       checked: checkedKernels(adapter.adapter),
       tokenizer,

@@ -1,6 +1,7 @@
 /** Reading and checking option values. Every refusal is a "usage" error: `<option>: expected …, got "…"`. */
 import { PhiError, printable } from "../engine/errors.ts";
-import type { KvFormat, RopePolicy } from "../engine/index.ts";
+import type { GroupSize, KvFormat, QuantizeScheme, RopePolicy, WeightType } from "../engine/index.ts";
+import type { RunOptions } from "./model.ts";
 
 /** What `--kv` takes. */
 export const kvFormats = ["f16", "f32", "int8"] as const satisfies readonly KvFormat[];
@@ -57,6 +58,44 @@ export function choiceOption<Choice extends string>(option: string, choices: rea
     const found = choices.find((choice) => choice === text);
     return found ?? refuse(option, choices.join(" or "), text);
   };
+}
+
+/** One of a few whole numbers. */
+export function numberChoiceOption<Choice extends number>(option: string, choices: readonly Choice[]) {
+  return (text: string): Choice =>
+    choices.find((choice) => String(choice) === text) ?? refuse(option, choices.join(" or "), text);
+}
+
+/** What `--quantize` and `--quantize-head` take, `--group-size`, and `--quantize-scheme`. */
+export const weightTypes = ["int4", "int8", "none"] as const satisfies readonly WeightType[];
+export const groupSizes = [32, 64, 128] as const satisfies readonly GroupSize[];
+export const quantizeSchemes = [
+  "asymmetric",
+  "symmetric",
+  "integer-zeros",
+] as const satisfies readonly QuantizeScheme[];
+
+/** The options of loading and of describing that a command gives. */
+export function loadOptions({
+  kv,
+  context,
+  rope,
+  quantize,
+  quantizeHead,
+  groupSize,
+  quantizeScheme,
+}: Partial<RunOptions>) {
+  return {
+    ...(kv !== undefined && { kv }),
+    ...(context !== undefined && { context }),
+    ...(rope !== undefined && { rope }),
+    quantize: {
+      weights: quantize ?? "none",
+      ...(quantizeHead !== undefined && { head: quantizeHead }),
+      ...(groupSize !== undefined && { groupSize }),
+      ...(quantizeScheme !== undefined && { scheme: quantizeScheme }),
+    },
+  } as const;
 }
 
 /** Token ids `1,2,3`: at least one, whole, not negative. Whether the model has them is checked once it is known. */

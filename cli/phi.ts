@@ -6,14 +6,18 @@ import type { KvFormat } from "../engine/index.ts";
 import type { CompletedCommand, Shell } from "./completion.ts";
 import {
   choiceOption,
+  groupSizes,
   idsOption,
   integerOption,
   kvFormats,
   logitBiasOption,
+  numberChoiceOption,
   numberOption,
+  quantizeSchemes,
   ropePolicies,
   seedOption,
   stopOption,
+  weightTypes,
 } from "./options.ts";
 import { print } from "./output.ts";
 import { versionLine } from "./package.ts";
@@ -47,8 +51,35 @@ function withCache(command: Command, kv: KvFormat): Command {
     .option("--context <n>", "positions the cache holds", integerOption("--context", 1, mostTokens));
 }
 
+function withQuantize(command: Command): Command {
+  const choice = <Value extends string>(flag: string, description: string, choices: readonly Value[]) => {
+    const [name = ""] = flag.split(" ");
+    return new Option(flag, description).choices(choices).argParser(choiceOption(name, choices));
+  };
+  return command
+    .addOption(
+      choice("--quantize <type>", "what float weights become while they are loaded", weightTypes).default("none"),
+    )
+    .addOption(
+      choice("--quantize-head <type>", "the same of head and embedding (default: int8 if the others are)", weightTypes),
+    )
+    .addOption(
+      new Option("--group-size <n>", "weights that share a scale and a zero")
+        .choices(groupSizes.map(String))
+        .default(32)
+        .argParser(numberChoiceOption("--group-size", groupSizes)),
+    )
+    .addOption(
+      choice(
+        "--quantize-scheme <name>",
+        "which zeros: any, the middle, or integers as in GPTQ files",
+        quantizeSchemes,
+      ).default("asymmetric"),
+    );
+}
+
 function withRun(command: Command, kv: KvFormat): Command {
-  return withCache(withAdapter(withFolder(command)), kv);
+  return withQuantize(withCache(withAdapter(withFolder(command)), kv));
 }
 
 function withWeights(command: Command, kv: KvFormat): Command {
@@ -236,7 +267,7 @@ function program(signal: AbortSignal): Command {
     });
   examples(devices, ["phi devices", 'phi --adapter nvidia "Once upon a time"']);
 
-  const pull = withCache(withAdapter(phi.command("pull")), "f16")
+  const pull = withQuantize(withCache(withAdapter(phi.command("pull")), "f16"))
     .description("download a model from the Hugging Face hub, once its headers say that it runs here")
     .argument("<name>", "organisation/name, with @ and a branch, tag or commit where it is not main")
     .option("--force", "download also what does not run here")

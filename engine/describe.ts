@@ -12,6 +12,7 @@ import { checkContext, chunkFor, declareWeights, mostBatches } from "./model.ts"
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { buildPlan } from "./plan.ts";
+import { type QuantizeDescription, type QuantizeOptions, quantizeTargets } from "./quantize.ts";
 import { type RopePolicy, withRopePolicy } from "./rope.ts";
 import type { Folder } from "./source.ts";
 import { tuningFor } from "./tuning.ts";
@@ -88,6 +89,8 @@ export interface ModelDescription {
   /** Positions of the cache, as asked for or by default. */
   readonly context: number;
   readonly kv: KvFormat;
+  /** What float weights become while they are loaded. */
+  readonly quantize: QuantizeDescription;
   readonly generationDefaults: GenerationDefaults;
   /** Bytes of keys and values for 1,000 tokens in all layers; past a sliding window no more are added. */
   readonly kvBytesPer1000Tokens: number;
@@ -117,6 +120,7 @@ export interface DescribeOptions {
   readonly context?: number;
   readonly kv?: KvFormat;
   readonly rope?: RopePolicy;
+  readonly quantize?: QuantizeOptions;
 }
 
 /**
@@ -163,7 +167,8 @@ async function describeModel(
 ): Promise<{ readonly model: ModelDescription; readonly notes: readonly string[] }> {
   const architecture = readArchitecture(checkpoint.config);
   const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
-  const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
+  const quantize = quantizeTargets(architecture, options.quantize);
+  const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture), quantize);
   const context = checkContext(options.context, architecture);
   withRopePolicy(architecture.rope, options.rope); // refused here, before a device is opened
   const kv = options.kv ?? "f16";
@@ -192,6 +197,7 @@ async function describeModel(
     },
     context,
     kv,
+    quantize: quantize.description,
     generationDefaults: defaults,
     kvBytesPer1000Tokens: 1000 * 2 * layers * kvHeads * kvHeadBytes(kv, headDim),
     needs: (adapter) => needsOf(architecture, weights, { context, kv }, adapter),

@@ -1,6 +1,7 @@
 /** The public API of the engine. */
 
 export type { KvFormat } from "../kernels/attention.ts";
+export { type GroupSize, groupSizes } from "../kernels/weights.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export type { GenerationDefaults } from "./config.ts";
 export { type Config, declaredFolder, declaredTensors } from "./declared.ts";
@@ -38,6 +39,14 @@ export {
 } from "./model.ts";
 export { supportedModelTypes } from "./models/table.ts";
 export type { ProfiledDispatch } from "./profile.ts";
+export {
+  type QuantizeDescription,
+  type QuantizeOptions,
+  type QuantizeScheme,
+  quantizeSchemes,
+  type WeightType,
+  weightTypes,
+} from "./quantize.ts";
 export type { RopePolicy } from "./rope.ts";
 export {
   type DType,

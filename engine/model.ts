@@ -16,6 +16,7 @@ import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
 import { buildPlan, type Chooser, explain, type Plan, type Tuning } from "./plan.ts";
 import type { ProfiledDispatch } from "./profile.ts";
+import { type QuantizeOptions, quantizeTargets } from "./quantize.ts";
 import { type RopePolicy, ropeRegime, withRopePolicy } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
 import { canCheck, checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./selfcheck.ts";
@@ -40,6 +41,8 @@ export interface LoadOptions {
   readonly kv?: KvFormat;
   /** Which of longrope's factors apply; default `hf-exact`. */
   readonly rope?: RopePolicy;
+  /** Quantize what the files hold as floats; default: keep their bits. */
+  readonly quantize?: QuantizeOptions;
   /** Tokens that are prefilled at a time; the default depends on the adapter and on the model's size. */
   readonly chunkTokens?: number;
   /** Load weights that are NaN or infinite, which are refused by default. */
@@ -132,7 +135,8 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
     const published = readArchitecture(checkpoint.config);
     const architecture = { ...published, rope: withRopePolicy(published.rope, options.rope) };
     const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
-    const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
+    const quantize = quantizeTargets(architecture, options.quantize);
+    const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture), quantize);
     const context = checkContext(options.context, architecture);
     if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
 

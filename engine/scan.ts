@@ -7,20 +7,36 @@ import { PhiError } from "./errors.ts";
 import { createPipelines } from "./pipelines.ts";
 import { type MatrixRef, type RowRange, storedRow, type TensorNeed } from "./weights.ts";
 
-/** An element that is not finite. */
-export interface NonFinite {
+/** The first of what was found. */
+export interface Found {
   readonly need: TensorNeed;
   readonly row: number;
   readonly col: number;
-  /** Such elements in all that was scanned. */
+  /** How many there are in all that was scanned. */
   readonly count: number;
+}
+
+export interface Finds {
+  /** Elements that are NaN or infinite. */
+  readonly nonFinite: Found | undefined;
+  /** Groups of columns that were to be quantized and are too large for a float16 scale, by their first column. */
+  readonly tooLarge: Found | undefined;
+}
+
+/** Where the quantizer counts what it finds in a row range. */
+export interface ScanSlot {
+  readonly binding: GPUBufferBinding;
+  /** States the workgroups of a dispatch that counts there. */
+  expect(workgroups: number): void;
 }
 
 export interface WeightScan {
   /** Scans a row range that was written, after what was submitted so far. */
   add(ref: MatrixRef, range: RowRange, layout: PlainLayout, buffer: DeviceBuffer): Promise<void>;
-  /** The first element that is not finite, in the order of `add`; undefined where all are. */
-  first(): Promise<NonFinite | undefined>;
+  /** A place for the quantizer's own finds in a row range, in the order of its plain rows. */
+  slot(ref: MatrixRef, range: RowRange, layout: PlainLayout): ScanSlot;
+  /** What was found, the first in the order of `add` and `slot`. */
+  finds(): Promise<Finds>;
   dispose(): void;
 }
 
@@ -36,15 +52,31 @@ export function createScan(device: Device, ranges: number): WeightScan {
     readonly ref: MatrixRef;
     readonly range: RowRange;
     readonly rowElements: number;
-    readonly workgroups: number;
+    workgroups: number;
   }[] = [];
+
+  function slot(ref: MatrixRef, range: RowRange, layout: PlainLayout): ScanSlot {
+    const binding = { buffer: found.gpu, offset: scanned.length * slotBytes, size: slotBytes };
+    const elementBytes = layout === "f32" ? 4 : 2;
+    const entry = { ref, range, rowElements: rowBytes(layout, ref.cols) / elementBytes, workgroups: 0 };
+    scanned.push(entry);
+    return {
+      binding,
+      expect(workgroups) {
+        entry.workgroups += workgroups;
+      },
+    };
+  }
+
   return {
+    slot,
     async add(ref, range, layout, buffer) {
+      const { binding: place, expect } = slot(ref, range, layout);
       const kernel = scan(layout, buffer.sizeBytes);
       const pipeline = await pipelines.get(kernel);
       const resources: Readonly<Record<string, GPUBufferBinding>> = {
         words: { buffer: buffer.gpu },
-        found: { buffer: found.gpu, offset: scanned.length * slotBytes, size: slotBytes },
+        found: place,
       };
       const entries = pipeline.bindings.map(({ name, binding }) => {
         const resource = resources[name];
@@ -62,10 +94,9 @@ export function createScan(device: Device, ranges: number): WeightScan {
       pass.dispatchWorkgroups(workgroups);
       pass.end();
       device.submit(label, [encoder.finish()]);
-      const elementBytes = layout === "f32" ? 4 : 2;
-      scanned.push({ ref, range, rowElements: rowBytes(layout, ref.cols) / elementBytes, workgroups });
+      expect(workgroups);
     },
-    async first() {
+    async finds() {
       const staging = device.createBuffer("scan", sizeBytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
       try {
         const encoder = device.createCommandEncoder("scan");
@@ -73,14 +104,19 @@ export function createScan(device: Device, ranges: number): WeightScan {
         device.submit("scan", [encoder.finish()]);
         const bytes = await device.readBack(staging, sizeBytes);
         const results = scanned.map((entry, index) => {
-          const [count = 0, notFirst = 0, ran = 0] = new Uint32Array(bytes, index * slotBytes, foundBytes / 4);
+          const words = new Uint32Array(bytes, index * slotBytes, foundBytes / 4);
+          const [count = 0, notFirst = 0, ran = 0, tooLarge = 0, notFirstTooLarge = 0] = words;
           if (ran !== entry.workgroups)
             throw new PhiError("gpu", `${entry.ref.key}: the check of its numbers did not run`);
-          return { ...entry, count, element: ~notFirst >>> 0 };
+          return {
+            nonFinite: { ...entry, count, element: ~notFirst >>> 0 },
+            tooLarge: { ...entry, count: tooLarge, element: ~notFirstTooLarge >>> 0 },
+          };
         });
-        const bad = results.find(({ count }) => count > 0);
-        if (bad === undefined) return undefined;
-        return { ...locate(bad), count: results.reduce((sum, { count }) => sum + count, 0) };
+        return {
+          nonFinite: firstOf(results.map(({ nonFinite }) => nonFinite)),
+          tooLarge: firstOf(results.map(({ tooLarge }) => tooLarge)),
+        };
       } finally {
         staging.dispose();
       }
@@ -89,18 +125,21 @@ export function createScan(device: Device, ranges: number): WeightScan {
   };
 }
 
-/** The tensor, row and column of an element of a range's packed rows, which lie part after part. */
-function locate({
-  ref,
-  range,
-  rowElements,
-  element,
-}: {
+interface Counted {
   readonly ref: MatrixRef;
   readonly range: RowRange;
   readonly rowElements: number;
+  readonly count: number;
   readonly element: number;
-}): Omit<NonFinite, "count"> {
+}
+
+function firstOf(counted: readonly Counted[]): Found | undefined {
+  const first = counted.find(({ count }) => count > 0);
+  return first && { ...locate(first), count: counted.reduce((sum, { count }) => sum + count, 0) };
+}
+
+/** The tensor, row and column of an element of a range's packed rows, which lie part after part. */
+function locate({ ref, range, rowElements, element }: Counted): Omit<Found, "count"> {
   const packedRow = Math.floor(element / rowElements);
   const part = Math.floor(packedRow / range.rows);
   return { ...storedRow(ref, part, range.firstRow + (packedRow % range.rows)), col: element % rowElements };

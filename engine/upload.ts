@@ -1,7 +1,9 @@
 /** Checks a checkpoint's tensors against what a model asks for, and streams them to the GPU. */
 
+import type { ZeroKind } from "../kernels/quantize.ts";
 import {
   groupShift,
+  groupSizes,
   type Packing,
   permutationBytes,
   type QuantizedLayout,
@@ -17,6 +19,7 @@ import { gptq } from "./formats/gptq.ts";
 import { type FloatTensor, floatTensor, isPlain, plain, plainBytes, toFloat32 } from "./formats/plain.ts";
 import { openQuantization, type Quantization } from "./formats/quantization.ts";
 import { type Architecture, limits } from "./models/architecture.ts";
+import { createQuantizer, type QuantizeTargets } from "./quantize.ts";
 import type { TensorInfo } from "./safetensors.ts";
 import { createScan } from "./scan.ts";
 import {
@@ -41,6 +44,10 @@ export interface CheckedWeights {
   readonly quantization: Quantization | undefined;
   /** How a matrix lies on the GPU. */
   packing(ref: MatrixRef): Packing;
+  /** How the files' rows of a matrix reach the GPU: as they will lie there, or plain rows that are quantized there. */
+  delivered(ref: MatrixRef): Packing;
+  /** Which zeros those get. */
+  readonly zero: ZeroKind;
   /** Where the rows of a matrix come from. */
   source(need: TensorNeed): MatrixSource;
   /** The tensor of a vector. */
@@ -60,13 +67,15 @@ function formatsOf(quantization: Quantization | undefined): readonly MatrixForma
 }
 
 /**
- * Compares names, shapes and dtypes; of quantized modules also reads how their columns are ordered. Throws one PhiError "checkpoint" that names all the missing tensors, or all the
- * mis-shaped ones (up to 20 and a count), and refuses tensors of layers past the config's last.
+ * Compares names, shapes and dtypes; of quantized modules also reads how their columns are ordered. What the files hold
+ * as floats gets the packing of `quantize`. Throws one PhiError "checkpoint" that names all the missing tensors, or all
+ * the mis-shaped ones (up to 20 and a count), and refuses tensors of layers past the config's last.
  */
 export async function checkWeights(
   checkpoint: Pick<Checkpoint, "name" | "config" | "quantizeConfig" | "tensors" | "read">,
   architecture: Pick<Architecture, "name" | "layers" | "layerPattern">,
   declared: ReadonlyMap<string, WeightRef>,
+  quantize?: QuantizeTargets,
 ): Promise<CheckedWeights> {
   const { tensors } = checkpoint;
   const quantization = await openQuantization(checkpoint);
@@ -145,6 +154,11 @@ export async function checkWeights(
       ),
     ]),
   );
+  const delivered = (ref: MatrixRef): Packing => packings.get(ref.key) ?? { layout: "f32" };
+  const packing = (ref: MatrixRef): Packing => {
+    const stored = delivered(ref);
+    return "group" in stored ? stored : (quantize?.packing(ref) ?? stored);
+  };
   const unused =
     surplus.length === 0
       ? []
@@ -153,7 +167,9 @@ export async function checkWeights(
   return {
     declared,
     quantization,
-    packing: (ref) => packings.get(ref.key) ?? { layout: "f32" },
+    packing,
+    delivered,
+    zero: quantize?.zero ?? "any",
     source,
     tensor,
     parameters: needs.reduce((sum, { need }) => sum + count(need.shape), 0),
@@ -236,6 +252,16 @@ function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: nu
   );
 }
 
+function refuseTooLarge(tensor: TensorInfo, row: number, firstCol: number, values: Float32Array, more: number): never {
+  const largest = values.reduce((at, value, i) => (Math.abs(value) > Math.abs(values[at] ?? 0) ? i : at), 0);
+  const others = more > 0 ? `, and ${more} more groups of columns` : "";
+  throw new PhiError(
+    "checkpoint",
+    `${printable(tensor.file)}: tensor "${printable(tensor.name)}": expected numbers that have a float16 scale, got ${values[largest]} at [${row}, ${firstCol + largest}]${others}`,
+    ["Such weights cannot be quantized; load them as they are, with --quantize none."],
+  );
+}
+
 /** Rows `first`, `first` + 2, … of some rows. */
 function everySecond({ rows, weight, scales }: PackedRows, first: number): PackedRows {
   const count = Math.ceil((rows - first) / 2);
@@ -275,11 +301,16 @@ export async function uploadWeights(
   const ranges = [...weights.declared.values()].flatMap((ref) =>
     ref.kind === "matrix" ? rowRanges(ref, weights.packing(ref), device.maxBindingBytes) : [],
   );
-  const scan = allowNonFinite || device.isNull ? undefined : createScan(device, ranges.length);
+  const scan = createScan(device, ranges.length);
+  const quantizer = createQuantizer(device);
 
   async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array): Promise<void> {
     device.writeBuffer(buffer, offsetBytes, data as Uint8Array<ArrayBuffer>);
-    pendingBytes += data.byteLength;
+    await written(data.byteLength);
+  }
+
+  async function written(bytes: number): Promise<void> {
+    pendingBytes += bytes;
     if (pendingBytes >= flushBytes) await flush();
   }
 
@@ -297,17 +328,31 @@ export async function uploadWeights(
     return bytes;
   };
 
+  /** A row of a matrix as the files have it, for a message. */
+  async function readRow(need: TensorNeed, row: number): Promise<Float32Array> {
+    for await (const { weight } of weights.source(need).rows(read, row, 1, { layout: "f32" })) {
+      return new Float32Array(weight.slice().buffer);
+    }
+    throw new Error(`${need.name} has no row ${row}`);
+  }
+
+  function storedTensor(need: TensorNeed): TensorInfo {
+    const [tensor] = weights.source(need).tensors;
+    if (tensor === undefined) throw new Error(`${need.name} has no tensor`);
+    return tensor;
+  }
+
   /** Hands on the rows of a range in pieces of consecutive rows of a part, the first of them row `row` of the range's. */
   async function eachPiece(
     ref: MatrixRef,
     range: RowRange,
     take: (piece: PackedRows, row: number) => Promise<void>,
   ): Promise<void> {
-    const packing = weights.packing(ref);
+    const delivered = weights.delivered(ref);
     for (const { need, first, rows, part, partRow } of storedRows(ref, range)) {
       let before = 0;
       const rowOf = (half: number, n: number) => half * range.rows + partRow + n - range.firstRow;
-      for await (const piece of weights.source(need).rows(read, first, rows, packing)) {
+      for await (const piece of weights.source(need).rows(read, first, rows, delivered)) {
         if (part !== "alternating") await take(piece, rowOf(part, before));
         else {
           for (const half of [0, 1]) {
@@ -326,7 +371,19 @@ export async function uploadWeights(
     const rows = range.rows * ref.parts;
     const weight = device.createBuffer(ref.key, rows * weightRow, usage);
     const scales = scaleRow > 0 ? device.createBuffer(`${ref.key} scales`, rows * scaleRow, usage) : undefined;
+    const delivered = weights.delivered(ref);
+    const job =
+      scales !== undefined && "group" in packing && !("group" in delivered)
+        ? { ...packing, from: delivered.layout, scales, slot: scan.slot(ref, range, delivered.layout) }
+        : undefined;
     await eachPiece(ref, range, async (piece, row) => {
+      if (job !== undefined) {
+        const { from, layout: to, group, slot } = job;
+        const shape = { key: ref.key, from, to, group, zero: weights.zero, cols: ref.cols };
+        await quantizer.add({ ...shape, weight, scales: job.scales, slot }, piece, row);
+        await written(piece.weight.byteLength);
+        return;
+      }
       await write(weight, row * weightRow, piece.weight);
       if (scales !== undefined && piece.scales !== undefined) await write(scales, row * scaleRow, piece.scales);
     });
@@ -334,7 +391,7 @@ export async function uploadWeights(
     const uniformUsage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const shape = device.createBuffer(`${ref.key} rows`, words.byteLength, uniformUsage);
     device.writeBuffer(shape, 0, words);
-    if (!("group" in packing)) await scan?.add(ref, range, packing.layout, weight);
+    if (!("group" in packing) && !allowNonFinite && !device.isNull) await scan.add(ref, range, packing.layout, weight);
     const perm = "group" in packing && packing.permuted ? uploadPermutation(ref, range, packing.layout) : undefined;
     return { weight, shape, ...(scales && { scales }), ...(perm && { perm }) };
   }
@@ -385,16 +442,18 @@ export async function uploadWeights(
     else vectors.set(ref.key, await uploadVector(ref));
   }
   await flush();
-  const bad = await scan?.first();
-  scan?.dispose();
-  if (bad !== undefined) {
-    const { need, row, col, count } = bad;
-    const source = weights.source(need);
-    const [tensor] = source.tensors;
-    for await (const { weight } of source.rows(read, row, 1, { layout: "f32" })) {
-      const value = new DataView(weight.buffer, weight.byteOffset).getFloat32(col * 4, true);
-      if (tensor !== undefined) refuseNonFinite(tensor, [row, col], value, count - 1);
-    }
+  const { nonFinite, tooLarge } = device.isNull ? {} : await scan.finds();
+  scan.dispose();
+  quantizer.dispose();
+  if (nonFinite !== undefined && !allowNonFinite) {
+    const { need, row, col, count } = nonFinite;
+    const [value] = (await readRow(need, row)).subarray(col);
+    refuseNonFinite(storedTensor(need), [row, col], value, count - 1);
+  }
+  if (tooLarge !== undefined) {
+    const { need, row, col, count } = tooLarge;
+    const values = (await readRow(need, row)).subarray(col, col + Math.max(...groupSizes));
+    refuseTooLarge(storedTensor(need), row, col, values, count - 1);
   }
   await checkpoint.assertUnchanged();
 

@@ -42,6 +42,14 @@ export interface MatrixRef extends StoredOrder {
   readonly parts: 1 | 2;
   /** Share of the rows that a token uses: below 1 for the matrices of experts, of which it takes some. */
   readonly activeShare: number;
+  /** Whether it may become integers; not the scores of a router, where a small error chooses another expert. */
+  readonly quantizable: boolean;
+}
+
+export interface MatrixOptions extends OrderOptions {
+  readonly parts?: 1 | 2;
+  /** Default true. */
+  readonly quantizable?: boolean;
 }
 
 /** A vector, float32 on the GPU: one tensor, or several one after the other, or their elements in another order. */
@@ -89,7 +97,7 @@ export class Weights {
   }
 
   /** A matrix [parts * rows, cols] from one tensor. */
-  matrix(name: string, rows: number, cols: number, options: OrderOptions & { readonly parts?: 1 | 2 } = {}): MatrixRef {
+  matrix(name: string, rows: number, cols: number, options: MatrixOptions = {}): MatrixRef {
     const parts = options.parts ?? 1;
     const shape = [parts * rows, cols];
     const need = { name: this.#prefix + name, shape, mayHaveMoreRows: options.mayHaveMoreRows ?? false };
@@ -102,6 +110,7 @@ export class Weights {
       cols,
       parts,
       activeShare: 1,
+      quantizable: options.quantizable ?? true,
     });
   }
 
@@ -120,7 +129,8 @@ export class Weights {
     const rows = tensors.reduce((sum, [, count]) => sum + count, 0) / parts;
     const key = needs.map((need) => need.name).join("+");
     const order = storedOrder(needs);
-    return this.#declare({ kind: "matrix", key, leaf: this.#label + leaf, ...order, rows, cols, parts, activeShare });
+    const common = { leaf: this.#label + leaf, ...order, rows, cols, parts, activeShare, quantizable: true };
+    return this.#declare({ kind: "matrix", key, ...common });
   }
 
   /** A vector from one tensor, or from several one after the other. */
@@ -192,9 +202,14 @@ function rowsByTensor({ runs }: MatrixRef): readonly number[] {
 
 /** Bytes of a matrix on the GPU: padding, scales and the order of columns, which each range has, included. */
 export function matrixBytes(ref: MatrixRef, packing: Packing, maxBindingBytes: number): number {
-  const rows = (rowBytes(packing.layout, ref.cols) + scaleRowBytes(packing, ref.cols)) * ref.rows * ref.parts;
-  if (!("group" in packing && packing.permuted)) return rows;
-  return rows + permutationBytes(packing.layout, ref.cols) * rowRanges(ref, packing, maxBindingBytes).length;
+  const perm = "group" in packing && packing.permuted ? permutationBytes(packing.layout, ref.cols) : 0;
+  return rowRanges(ref, packing, maxBindingBytes).reduce((sum, { rows }) => {
+    // Device.createBuffer rounds up.
+    const buffers = [rowBytes(packing.layout, ref.cols), scaleRowBytes(packing, ref.cols)].map(
+      (bytes) => Math.ceil((bytes * rows * ref.parts) / 16) * 16,
+    );
+    return buffers.reduce((total, bytes) => total + bytes, sum + perm);
+  }, 0);
 }
 
 /** Rows that lie one after the other in a tensor and, of each part, in the matrix. */

@@ -2,10 +2,10 @@ import type { Kernel } from "./kernel.ts";
 import type { PlainLayout } from "./weights.ts";
 
 /**
- * Bytes of the result: count of elements that are not finite, the complement of the first one's index, workgroups that
- * ran (u32 each).
+ * Bytes of what was found (u32 each): elements that are not finite, the complement of the first one's index, workgroups
+ * that ran; of the quantizer, groups that are too large for a float16 scale, and the complement of the first one's index.
  */
-export const foundBytes = 12;
+export const foundBytes = 20;
 
 /** Bits of the exponent of an element, and elements in 32 bits. */
 const formats: Readonly<Record<PlainLayout, { readonly mask: number; readonly perWord: number }>> = {

@@ -13,6 +13,8 @@ struct Found {
   count: atomic<u32>,
   notFirst: atomic<u32>,
   ran: atomic<u32>,
+  tooLarge: atomic<u32>,  // these two are the quantizer's
+  notFirstTooLarge: atomic<u32>,
 }
 
 @group(0) @binding(0) var<storage, read> words: array<vec4<u32>>;

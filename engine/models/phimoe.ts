@@ -108,7 +108,7 @@ function selfAttention(g: Graph, h: Value, w: Weights, c: PhimoeShape, layer: nu
 
 /** residual + the two experts that the router chose for each row of h, as it weighs them. */
 function sparseMoe(g: Graph, h: Value, residual: Value, w: Weights, c: PhimoeShape): Value {
-  const scores = linear(g, h, w.matrix("gate.weight", c.experts, c.hidden)); // [seq, experts]
+  const scores = linear(g, h, w.matrix("gate.weight", c.experts, c.hidden, { quantizable: false })); // [seq, experts]
   const each = Array.from({ length: c.experts }, (_, expert) => expert);
   const all = (name: string, rows: number) => each.map((e) => [`experts.${e}.${name}.weight`, rows] as const);
   const share = { activeShare: 2 / c.experts };

@@ -54,7 +54,7 @@ async function find(
     }
     await scan.add(ref, range, layout, buffer);
   }
-  const found = await scan.first();
+  const { nonFinite: found } = await scan.finds();
   scan.dispose();
   for (const buffer of buffers) buffer.dispose();
   expect(await liveBuffers()).toBe(0);
@@ -119,11 +119,11 @@ describe.each(["f32", "f16", "bf16"] as const)("%s", (layout) => {
 describe("a checkpoint", () => {
   const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");
 
-  /** phi-tiny with float16 bits at an element of a tensor. */
-  function changed(tensor: string, index: number, bits: number): string {
+  /** phi-tiny, or another model, with 16 bits at an element of a tensor. */
+  function changed(tensor: string, index: number, bits: number, from = phiTiny): string {
     const folder = tempFolder();
-    cpSync(join(phiTiny, "config.json"), join(folder, "config.json"));
-    const bytes = readFileSync(join(phiTiny, "model.safetensors"));
+    cpSync(join(from, "config.json"), join(folder, "config.json"));
+    const bytes = readFileSync(join(from, "model.safetensors"));
     const start = 8 + Number(bytes.readBigUInt64LE(0));
     const header = JSON.parse(bytes.toString("utf8", 8, start));
     bytes.writeUInt16LE(bits, start + header[tensor].data_offsets[0] + 2 * index);
@@ -140,6 +140,29 @@ describe("a checkpoint", () => {
     const error = await failure(loadModel({ folder, adapter: await testAdapter() }));
     expect(error.message).toBe(`model.safetensors: tensor "${tensor}": expected finite numbers, got ${got}`);
     expect(error.advice.join()).toContain("--allow-nan-weights");
+  });
+
+  test.each([
+    ["model.layers.2.self_attn.k_proj.weight", 128 * 5 + 9, 0x7e00, "NaN at [5, 9]"],
+    ["lm_head.weight", 128 * 1024 - 1, 0xfc00, "-Infinity at [1023, 127]"],
+  ])("%s, quantized", async (tensor, index, bits, got) => {
+    const folder = await openFolder(changed(tensor, index, bits));
+    const quantize = { weights: "int4", groupSize: 64 } as const;
+    const error = await failure(loadModel({ folder, adapter: await testAdapter(), quantize }));
+    expect(error.message).toBe(`model.safetensors: tensor "${tensor}": expected finite numbers, got ${got}`);
+  });
+
+  test("a number that is too large for int4", async () => {
+    const tensor = "model.layers.1.mlp.down_proj.weight";
+    const model = join(import.meta.dirname, "../fixtures/models/phi-4-mini");
+    const folder = await openFolder(changed(tensor, 3 * 288 + 7, 0xff7f, model)); // the largest bfloat16
+    const quantize = { weights: "int4" } as const;
+    const error = await failure(loadModel({ folder, adapter: await testAdapter(), quantize }));
+    expect(error).toMatchObject({ kind: "checkpoint" });
+    expect(error.message).toBe(
+      `model.safetensors: tensor "${tensor}": expected numbers that have a float16 scale, got ${-(2 ** 128 - 2 ** 120)} at [3, 7]`,
+    );
+    expect(error.advice.join()).toContain("--quantize none");
   });
 
   test("is loaded where it is asked for", async () => {

@@ -10,7 +10,7 @@ import { onTestFinished } from "vitest";
 import { Device, type DeviceBuffer } from "../../engine/device.ts";
 import { packQuantized } from "../../engine/formats/quantized.ts";
 import { createPipelines, type Pipelines } from "../../engine/pipelines.ts";
-import type { Kernel } from "../../kernels/kernel.ts";
+import { type Kernel, stateSnippet } from "../../kernels/kernel.ts";
 import { groupShift, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
 import { testAdapter } from "../gpu.ts";
 import { coordinates, type NastyMode, randomValues } from "../reference/compare.ts";
@@ -64,7 +64,8 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
   operands: Operands,
 ): Promise<Outputs<Operands>> {
   const { device, pipelines } = await kernelSetup();
-  const kernel = { ...given, constants: { UNROLL: 0, ...given.constants } };
+  const hasState = given.files.includes(stateSnippet);
+  const kernel = hasState ? { ...given, constants: { UNROLL: 0, ...given.constants } } : given;
   const buffers: DeviceBuffer[] = [];
   const make = (label: string, bytes: number, usage: GPUBufferUsageFlags): DeviceBuffer => {
     const buffer = device.createBuffer(label, bytes, usage);
@@ -78,7 +79,7 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
     const pipeline = await pipelines.get(kernel);
     const bound = new Map<string, GPUBufferBinding>();
     const state = Uint32Array.of(past, seq, 0, kvRows, 0, 0, 0, 0);
-    const all: Readonly<Record<string, Operand>> = { state, ...operands };
+    const all: Readonly<Record<string, Operand>> = { ...(hasState ? { state } : {}), ...operands };
     for (const [name, operand] of Object.entries(all)) {
       const data = dataOf(operand);
       const words = "output" in operand ? operand.output : (data?.length ?? 0);

@@ -1,6 +1,7 @@
 /** Matrices of 4- and 8-bit integers in plain float64 loops. */
 
 import type { QuantizedRows } from "../../engine/formats/quantized.ts";
+import type { ZeroKind } from "../../kernels/quantize.ts";
 import type { GroupSize, QuantizedLayout } from "../../kernels/weights.ts";
 import { type NastyMode, randomValues, seededRandom } from "./compare.ts";
 import { decodeHalf, encodeHalf } from "./ops.ts";
@@ -39,4 +40,53 @@ export function valuesOf({ rows, cols, group, q, scale, zero }: QuantizedRows): 
     }
   }
   return values;
+}
+
+/** A group's scale and zero, what is stored for each weight, and the sum of squared errors. */
+export interface QuantizedGroup {
+  readonly scale: number;
+  readonly zero: number;
+  readonly error: number;
+}
+
+const half = (value: number) => decodeHalf(encodeHalf(value, "f16"), "f16");
+const clamp = (value: number, low: number, high: number) => Math.min(Math.max(value, low), high);
+const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+
+/** The search of kernels/quantize.wgsl for one group, in float64. */
+export function searchGroup(w: readonly number[], layout: QuantizedLayout, zeros: ZeroKind): QuantizedGroup {
+  const levels = layout === "q4" ? 15 : 255;
+  const middle = (levels + 1) / 2;
+  const lowest = Math.min(...w, ...(zeros === "whole" ? [0] : []));
+  const highest = Math.max(...w, ...(zeros === "whole" ? [0] : []));
+  const centre = zeros === "any" ? (lowest + highest) / 2 : 0;
+  const extreme = Math.abs(highest) > Math.abs(lowest) ? highest : lowest;
+  const isFlat = highest - lowest <= Math.abs(centre) / 1024;
+  let best: QuantizedGroup = { scale: 0, zero: 0, error: Number.POSITIVE_INFINITY };
+  for (const shrink of [1, 0.9]) {
+    // w - centre = step (q - offset)
+    let step = isFlat ? Math.abs(centre) : ((highest - lowest) * shrink) / levels;
+    let offset = isFlat ? 0 : levels / 2 - ((lowest + highest) / 2 - centre) / step;
+    if (zeros === "middle") [step, offset] = [(-extreme * shrink) / middle, middle];
+    for (let turn = 0; turn < 4; turn++) {
+      const scale = half(step) || 2 ** -24;
+      const wanted = offset - centre / scale;
+      const zero = zeros === "whole" ? clamp(Math.round(wanted), 0, levels) : half(wanted);
+      const q = w.map((value) => clamp(Math.round(value / scale + zero), 0, levels));
+      const error = sum(w.map((value, i) => (value - scale * ((q[i] ?? 0) - zero)) ** 2));
+      if (error < best.error) best = { scale, zero, error };
+      if (zeros === "any") {
+        const [meanQ, meanW] = [sum(q) / w.length, sum(w) / w.length];
+        const squares = sum(q.map((value) => (value - meanQ) ** 2));
+        const slope = sum(q.map((value, i) => (value - meanQ) * ((w[i] ?? 0) - meanW))) / squares;
+        step = squares > 0 && slope > 0 ? slope : scale;
+        offset = meanQ - (meanW - centre) / step;
+      } else {
+        const squares = sum(q.map((value) => (value - zero) ** 2));
+        step = squares > 0 ? sum(q.map((value, i) => (value - zero) * (w[i] ?? 0))) / squares : scale;
+        offset = zero;
+      }
+    }
+  }
+  return best;
 }
