@@ -1,9 +1,10 @@
 /** `phi logits`: the logits of every position, as a safetensors file. */
 import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
-import { PhiError, printable, safetensorsHeader } from "../engine/index.ts";
+import { PhiError, safetensorsHeader } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
+import { writing } from "./output.ts";
 
 /** Options of `phi logits`. */
 export interface LogitsOptions extends RunOptions {
@@ -57,13 +58,4 @@ export async function logits(options: LogitsOptions, signal: AbortSignal): Promi
 async function isDevice(path: string): Promise<boolean> {
   const stats = await stat(path).catch(() => undefined);
   return stats !== undefined && !stats.isFile() && !stats.isDirectory();
-}
-
-async function writing<T>(name: string, write: () => Promise<T>): Promise<T> {
-  try {
-    return await write();
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new PhiError("io", `${printable(name)}: cannot be written: ${printable(reason)}`);
-  }
 }

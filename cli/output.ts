@@ -1,6 +1,6 @@
 /** Standard output: back-pressure, and what a terminal may be shown. */
 import { once } from "node:events";
-import { printable } from "../engine/errors.ts";
+import { PhiError, printable } from "../engine/errors.ts";
 
 /**
  * Text as a terminal may be sent it: C0 and C1 controls other than newline and tab are written as `\x1b`, so that no
@@ -27,4 +27,14 @@ export async function printUntrusted(text: string, rawOutput = false): Promise<v
 /** A remark on stderr. */
 export function note(text: string): void {
   process.stderr.write(`note: ${printable(text)}\n`);
+}
+
+/** Runs a step of writing a file; what fails is an "io" error that names it. */
+export async function writing<T>(name: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new PhiError("io", `${printable(name)}: cannot be written: ${printable(reason)}`, [], { cause: error });
+  }
 }

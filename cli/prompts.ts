@@ -11,7 +11,7 @@ import { checkPrompt, collect, type GenerateCommandOptions, outcomeJson, samplin
 import { decodeUtf8 } from "./input.ts";
 import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds, integerOption, numberOption, stopOption } from "./options.ts";
-import { note } from "./output.ts";
+import { note, writing } from "./output.ts";
 import { chatMessages } from "./tokenize.ts";
 
 /** Options of `phi generate` with `--prompts`. */
@@ -154,17 +154,6 @@ async function openResults(path: string) {
 
 async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.length; ) done += (await handle.write(bytes, done)).bytesWritten;
-}
-
-async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new PhiError("io", `${printable(path)}: expected to write the results, got ${printable(reason)}`, [], {
-      cause: error,
-    });
-  }
 }
 
 function resultId(path: string, number: number, line: Uint8Array): string | number {

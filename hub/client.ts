@@ -101,7 +101,9 @@ export function hubClient(settings: HubSettings, options: ClientOptions): HubCli
       }
       if (response.ok) return { status: response.status, headers: response.headers, body: pieces(response, watch) };
       watch.end();
-      if (transientStatus.has(response.status)) {
+      // A content server says 401 or 403 of an address whose signature is too old; the hub gives a new one.
+      const isStale = address.origin !== home && (response.status === 401 || response.status === 403);
+      if (isStale || transientStatus.has(response.status)) {
         throw new Transient(`HTTP status ${response.status} from ${address.host}`, {
           waitMs: askedWaitMs(response.headers),
         });
@@ -183,7 +185,7 @@ export function hubClient(settings: HubSettings, options: ClientOptions): HubCli
       retry(what, async () => readRange(await request(url, what, rangeHeaders(range)), what, range)),
     async fetch(input) {
       const url = input instanceof Request ? input.url : String(input);
-      const { what } = described(url, settings.endpoint);
+      const what = described(url, settings.endpoint);
       return retry(what, async () => {
         const { headers, body } = await request(url, what, { accept: "application/json" });
         return new Response(await readAll(body, what), { headers: headersOf(headers) });
@@ -193,11 +195,11 @@ export function hubClient(settings: HubSettings, options: ClientOptions): HubCli
 }
 
 /** What an API address is about, for messages. */
-function described(url: string, endpoint: string): { what: string } {
+function described(url: string, endpoint: string): string {
   const [, id, , revision] =
     /\/api\/models\/([^/]+\/[^/]+)\/(revision|tree)\/([^/?]+)/.exec(url.slice(endpoint.length)) ?? [];
-  if (id === undefined || revision === undefined) return { what: printable(url) };
-  return { what: printable(/^(main|[0-9a-f]{40})$/.test(revision) ? id : `${id}@${decodeURIComponent(revision)}`) };
+  if (id === undefined || revision === undefined) return printable(url);
+  return printable(/^(main|[0-9a-f]{40})$/.test(revision) ? id : `${id}@${decodeURIComponent(revision)}`);
 }
 
 /** The headers that speak of an answer's meaning; those of its encoding on the way have had their use. */

@@ -285,6 +285,14 @@ describe("a bad connection", () => {
     expect(await isComplete(join(rootOf(settings), "snapshots", hub.commit))).toBe(true);
   });
 
+  test("an address whose signature is too old is asked for anew", async () => {
+    const hub = await startHub(modelFiles());
+    const settings = settingsFor(hub);
+    hub.fault = ({ server, count }, response) => server === "content" && count === 1 && sendError(response, 403);
+    await take(settings);
+    expect(await isComplete(join(rootOf(settings), "snapshots", hub.commit))).toBe(true);
+  });
+
   test("a server that stays busy, and one that asks for too long a wait", async () => {
     const hub = await startHub(modelFiles());
     hub.fault = (_request, response) => sendError(response, 503);
