@@ -158,7 +158,7 @@ export async function openModel(
 const progressDelayMs = 1000;
 
 /** A progress bar on stderr where that is a terminal and loading takes more than a second. */
-async function loadProgress(): Promise<{ update(progress: LoadProgress): void; stop(): void }> {
+export async function loadProgress(): Promise<{ update(progress: LoadProgress): void; stop(): void }> {
   if (!process.stderr.isTTY) return { update() {}, stop() {} };
   const { SingleBar } = await import("cli-progress");
   const startMs = performance.now();

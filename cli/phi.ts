@@ -336,6 +336,29 @@ function program(signal: AbortSignal): Command {
     });
   examples(detokenize, ["echo '[593,592,260,349]' | phi detokenize"]);
 
+  const quantize = withAdapter(withFolder(phi.command("quantize")))
+    .description("write a checkpoint with its linear layers in 4 or 8 bits, in GPTQ's layout")
+    .requiredOption("-o, --output <dir>", "a new folder, or an empty one")
+    .addOption(
+      new Option("--quantize <type>", "type of the weights")
+        .default("int4")
+        .choices(["int4", "int8"])
+        .argParser(choiceOption("--quantize", ["int4", "int8"])),
+    )
+    .addOption(
+      new Option("--group-size <n>", "weights that share a scale and a zero")
+        .choices(groupSizes.map(String))
+        .default(32)
+        .argParser(numberChoiceOption("--group-size", groupSizes)),
+    )
+    .option("--sym", "no zero points: the middle of the levels is zero")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { quantize } = await import("./quantize.ts");
+      await quantize(options, signal);
+    });
+  examples(quantize, ["phi quantize -m ./phi-4 -o ./phi-4-int4"]);
+
   const completion = phi
     .command("completion")
     .description("a completion script for a shell")

@@ -209,7 +209,7 @@ function storedQuantization({ quantization, declared, source }: CheckedWeights):
   if (quantization === undefined) return undefined;
   const { method, bits, groupCols, sym, descAct } = quantization;
   const needs = [...declared.values()].flatMap((ref) => (ref.kind === "matrix" ? ref.tensors : []));
-  const modules = new Set(needs.filter((need) => source(need).tensors.length > 1).map(({ name }) => name)).size;
+  const modules = new Set(needs.filter((need) => source(need).isQuantized).map(({ name }) => name)).size;
   return { method, bits, groupSize: groupCols, symmetric: sym, actOrder: descAct, modules };
 }
 

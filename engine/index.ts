@@ -24,6 +24,13 @@ export {
   type LogitsSource,
   type TextLoss,
 } from "./evaluate.ts";
+export {
+  type ExportedCheckpoint,
+  type ExportOptions,
+  exportQuantized,
+  type OutputFile,
+  type OutputFolder,
+} from "./export.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult, GenerationStats } from "./generate.ts";
 export {
   type CheckedKernels,

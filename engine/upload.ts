@@ -21,7 +21,7 @@ import { openQuantization, type Quantization } from "./formats/quantization.ts";
 import { type Architecture, limits } from "./models/architecture.ts";
 import { createQuantizer, type QuantizeTargets } from "./quantize.ts";
 import type { TensorInfo } from "./safetensors.ts";
-import { createScan } from "./scan.ts";
+import { createScan, type Finds } from "./scan.ts";
 import {
   type MatrixRef,
   type RowRange,
@@ -159,6 +159,15 @@ export async function checkWeights(
     const stored = delivered(ref);
     return "group" in stored ? stored : (quantize?.packing(ref) ?? stored);
   };
+  const unpacked = matrices.filter(
+    (ref) => delivered(ref).layout === "f32" && ref.tensors.some((need) => source(need).isQuantized),
+  );
+  const widened =
+    unpacked.length === 0
+      ? []
+      : [
+          `${unpacked.length} quantized matrices become float32, for their groups are of unequal sizes or differ from part to part: ${list(unpacked.map(({ key }) => printable(key)))}`,
+        ];
   const unused =
     surplus.length === 0
       ? []
@@ -178,7 +187,7 @@ export async function checkWeights(
         sum + (kind === "matrix" ? source(need).storedBytes : count(need.shape) * plainBytes(tensor(need).dtype)),
       0,
     ),
-    notes: [...(quantization?.notes ?? []), ...unused],
+    notes: [...(quantization?.notes ?? []), ...widened, ...unused],
   };
 }
 
@@ -262,6 +271,35 @@ function refuseTooLarge(tensor: TensorInfo, row: number, firstCol: number, value
   );
 }
 
+/** Throws a PhiError "checkpoint" for what was found in weights, with the first of them as the files have it. */
+export async function refuseFinds(
+  { nonFinite, tooLarge }: Partial<Finds>,
+  { source }: Pick<CheckedWeights, "source">,
+  read: ReadTensor,
+): Promise<void> {
+  const readRow = async (need: TensorNeed, row: number): Promise<Float32Array> => {
+    for await (const { weight } of source(need).rows(read, row, 1, { layout: "f32" })) {
+      return new Float32Array(weight.slice().buffer);
+    }
+    throw new Error(`${need.name} has no row ${row}`);
+  };
+  const storedTensor = (need: TensorNeed): TensorInfo => {
+    const [tensor] = source(need).tensors;
+    if (tensor === undefined) throw new Error(`${need.name} has no tensor`);
+    return tensor;
+  };
+  if (nonFinite !== undefined) {
+    const { need, row, col, count } = nonFinite;
+    const [value] = (await readRow(need, row)).subarray(col);
+    refuseNonFinite(storedTensor(need), [row, col], value, count - 1);
+  }
+  if (tooLarge !== undefined) {
+    const { need, row, col, count } = tooLarge;
+    const values = (await readRow(need, row)).subarray(col, col + Math.max(...groupSizes));
+    refuseTooLarge(storedTensor(need), row, col, values, count - 1);
+  }
+}
+
 /** Rows `first`, `first` + 2, … of some rows. */
 function everySecond({ rows, weight, scales }: PackedRows, first: number): PackedRows {
   const count = Math.ceil((rows - first) / 2);
@@ -327,20 +365,6 @@ export async function uploadWeights(
     onProgress?.(doneBytes, weights.storedBytes);
     return bytes;
   };
-
-  /** A row of a matrix as the files have it, for a message. */
-  async function readRow(need: TensorNeed, row: number): Promise<Float32Array> {
-    for await (const { weight } of weights.source(need).rows(read, row, 1, { layout: "f32" })) {
-      return new Float32Array(weight.slice().buffer);
-    }
-    throw new Error(`${need.name} has no row ${row}`);
-  }
-
-  function storedTensor(need: TensorNeed): TensorInfo {
-    const [tensor] = weights.source(need).tensors;
-    if (tensor === undefined) throw new Error(`${need.name} has no tensor`);
-    return tensor;
-  }
 
   /** Hands on the rows of a range in pieces of consecutive rows of a part, the first of them row `row` of the range's. */
   async function eachPiece(
@@ -445,16 +469,7 @@ export async function uploadWeights(
   const { nonFinite, tooLarge } = device.isNull ? {} : await scan.finds();
   scan.dispose();
   quantizer.dispose();
-  if (nonFinite !== undefined && !allowNonFinite) {
-    const { need, row, col, count } = nonFinite;
-    const [value] = (await readRow(need, row)).subarray(col);
-    refuseNonFinite(storedTensor(need), [row, col], value, count - 1);
-  }
-  if (tooLarge !== undefined) {
-    const { need, row, col, count } = tooLarge;
-    const values = (await readRow(need, row)).subarray(col, col + Math.max(...groupSizes));
-    refuseTooLarge(storedTensor(need), row, col, values, count - 1);
-  }
+  await refuseFinds({ nonFinite: allowNonFinite ? undefined : nonFinite, tooLarge }, weights, read);
   await checkpoint.assertUnchanged();
 
   return {

@@ -28,6 +28,8 @@ export interface PackedRows {
 export interface MatrixSource {
   /** The tensors that it is made of. */
   readonly tensors: readonly TensorInfo[];
+  /** Whether the files hold integers for it. */
+  readonly isQuantized?: boolean;
   /** The packing that keeps what is stored. */
   readonly packing: Packing;
   /** Bytes that are read for the rows that the model uses. */

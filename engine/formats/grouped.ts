@@ -209,6 +209,7 @@ export function groupedMatrix(matrix: GroupedMatrix): MatrixSource {
   const tensors = [qweight, qzeros, scales, ...(gIdx ? [gIdx] : [])];
   return {
     tensors,
+    isQuantized: true,
     packing,
     // Rows past those that are used are few.
     storedBytes:

@@ -40,6 +40,13 @@ describe("phi info", () => {
     expect(gpu.weights_bytes).toBe(2 * 1024 * (128 + (4 * 128) / 32) + 2 * linear + 4 * vectors);
   });
 
+  test("on a quantized checkpoint", async () => {
+    const model = join(root, "test/fixtures/models/phi-4-gptq-act-order-g32");
+    const { code, stdout } = await phi(["info", "-m", model, ...onNull]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^ {2}quantized +GPTQ, 4 bits, groups of 32, asymmetric, act-order: 8 modules$/m);
+  });
+
   test.each(["frame_empty", "other_git_lfs_pointer", "offs_truncated_1", "dup_name_escaped", "shape_bool"])(
     "exits 3 on %s and prints nothing",
     async (name) => {

@@ -7,6 +7,7 @@ import { describeCheckpoint } from "../../engine/describe.ts";
 import { awq } from "../../engine/formats/awq.ts";
 import type { MatrixSource, ReadTensor } from "../../engine/formats/format.ts";
 import { gptq } from "../../engine/formats/gptq.ts";
+import { gptqGroupIndex, gptqGroups, gptqTensors, gptqWords } from "../../engine/formats/gptq_write.ts";
 import { groupColumns } from "../../engine/formats/grouped.ts";
 import { openQuantization, type Quantization } from "../../engine/formats/quantization.ts";
 import { unpackQuantized } from "../../engine/formats/quantized.ts";
@@ -165,6 +166,27 @@ describe.each(modules.map(([name, ...rest]) => [name, rest] as const))("%s", (_n
     // As float32, for a stack with other packings.
     expect(await valuesOf(opened, read, cols, 5, 4, { layout: "f32" })).toEqual(values.subarray(5 * cols, 9 * cols));
   });
+});
+
+test.each([4, 8] as const)("what is written of %i bits is what was read", async (bits) => {
+  const shape = { ...gptq4, bits, cols: 192, groupOf: evenGroups(192, 64) };
+  const { tensors } = randomModule("m", 11, shape);
+  const { opened, read } = await openModule(shape, tensors, { group_size: 64 });
+  if ("problem" in opened || !("group" in opened.packing)) throw new Error("not quantized");
+  const { rows, cols } = shape;
+  const layout = bits === 4 ? "q4" : "q8";
+  const module = { rows, cols, bits, group: 64 };
+  const data = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  for await (const { weight, scales = new Uint8Array() } of opened.rows(read, 0, rows, opened.packing)) {
+    const groups = gptqGroups(new Uint32Array(scales.buffer), bits, 3);
+    const written = [gptqWords(new Uint32Array(weight.buffer), layout, cols), groups.qzeros, gptqGroupIndex(module)];
+    for (const [i, spec] of gptqTensors("m", module).entries()) {
+      const found = [...written, groups.scales][i];
+      expect(spec).toEqual({ name: spec.name, dtype: data.get(spec.name)?.dtype, shape: data.get(spec.name)?.shape });
+      expect(new Uint8Array(found?.buffer ?? new ArrayBuffer())).toEqual(data.get(spec.name)?.data);
+    }
+  }
+  expect.assertions(9);
 });
 
 describe("what quantization_config says", () => {
@@ -450,6 +472,7 @@ describe("modules that are stacked", () => {
     const architecture = { name: "Test", layers: 1, layerPattern: /^layer\.(\d+)\./ };
     const weights = await checkWeights(checkpoint, architecture, declarations.declared);
     expect(weights.packing(ref)).toEqual(packing);
+    expect(weights.notes.length).toBe(packing === float ? 1 : 0);
   });
 });
 
