@@ -19,9 +19,8 @@ import { checkIds } from "./options.ts";
 import { note, print, printUntrusted } from "./output.ts";
 import { chromeTrace, profileSummary } from "./profile.ts";
 
-/** Options of `phi generate`, read and checked one by one. */
-export interface GenerateCommandOptions extends RunOptions {
-  readonly maxTokens: number;
+/** How tokens are drawn. */
+export interface SamplingCommandOptions {
   readonly temperature?: number;
   readonly topK?: number;
   readonly topP?: number;
@@ -31,6 +30,11 @@ export interface GenerateCommandOptions extends RunOptions {
   readonly frequencyPenalty?: number;
   readonly logitBias: ReadonlyMap<number, number>;
   readonly seed?: bigint;
+}
+
+/** Options of `phi generate`, read and checked one by one. */
+export interface GenerateCommandOptions extends RunOptions, SamplingCommandOptions {
+  readonly maxTokens: number;
   readonly stop: readonly string[];
   readonly ids?: readonly number[];
   readonly ignoreEos?: boolean;
@@ -157,7 +161,7 @@ function checkCombination(prompt: string | undefined, options: GenerateCommandOp
 /** The options of the draw that the command line gives; with a seed wherever something is drawn. */
 export function samplingOf(
   { generationDefaults }: Pick<TextModel, "generationDefaults">,
-  options: GenerateCommandOptions,
+  options: SamplingCommandOptions,
 ): SamplingOptions {
   const chosen = samplingUnder(generationDefaults, {
     ...(options.temperature !== undefined && { temperature: options.temperature }),

@@ -1,10 +1,14 @@
 /** Reading and checking option values. Every refusal is a "usage" error: `<option>: expected …, got "…"`. */
 import { PhiError, printable } from "../engine/errors.ts";
 import type { GroupSize, KvFormat, QuantizeScheme, RopePolicy, WeightType } from "../engine/index.ts";
+import type { ChatFormName } from "../library/chat.ts";
 import type { RunOptions } from "./model.ts";
 
 /** What `--kv` takes. */
 export const kvFormats = ["f16", "f32", "int8"] as const satisfies readonly KvFormat[];
+
+/** What `--form` takes. */
+export const chatForms = ["template", "instruct", "dialogue"] as const satisfies readonly ChatFormName[];
 
 /** What `--rope` takes. */
 export const ropePolicies = ["hf-exact", "short", "long"] as const satisfies readonly RopePolicy[];

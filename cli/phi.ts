@@ -5,6 +5,7 @@ import { exitCodes, printable } from "../engine/errors.ts";
 import type { KvFormat } from "../engine/index.ts";
 import type { CompletedCommand, Shell } from "./completion.ts";
 import {
+  chatForms,
   choiceOption,
   groupSizes,
   idsOption,
@@ -96,23 +97,8 @@ function withWeights(command: Command, kv: KvFormat): Command {
     .option("--allow-nan-weights", "load weights that are NaN or infinite");
 }
 
-function examples(command: Command, lines: readonly string[]): Command {
-  return command.addHelpText("after", `\nExamples:\n${lines.map((line) => `  $ ${line}\n`).join("")}`);
-}
-
-function program(signal: AbortSignal): Command {
-  const phi = new Command("phi")
-    .description("Microsoft's Phi language models on WebGPU")
-    .option("-V, --version", "versions of phi and of what it stands on, and the adapter it takes here")
-    .helpCommand(true)
-    .addHelpText("after", "\nA prompt alone is continued: phi generate --help lists the options of that.");
-
-  examples(phi, ['phi "Once upon a time"', "phi -m ./phi-2 -n 100 < prompt.txt"]);
-
-  const generate = withWeights(phi.command("generate", { isDefault: true }), "f16")
-    .description("continue a prompt (the default command)")
-    .argument("[prompt]", "the text to continue; read from stdin when there is none and stdin is no terminal")
-    .option("-n, --max-tokens <n>", "at most this many new tokens", integerOption("--max-tokens", 0, mostTokens), 256)
+function withSampling(command: Command): Command {
+  return command
     .option(
       "--temperature <t>",
       "0 takes the likeliest token (default: generation_config.json, else 0)",
@@ -146,7 +132,26 @@ function program(signal: AbortSignal): Command {
       logitBiasOption,
       new Map<number, number>(),
     )
-    .option("--seed <n>", "of the random draws; printed on stderr when chosen for you", seedOption)
+    .option("--seed <n>", "of the random draws; printed on stderr when chosen for you", seedOption);
+}
+
+function examples(command: Command, lines: readonly string[]): Command {
+  return command.addHelpText("after", `\nExamples:\n${lines.map((line) => `  $ ${line}\n`).join("")}`);
+}
+
+function program(signal: AbortSignal): Command {
+  const phi = new Command("phi")
+    .description("Microsoft's Phi language models on WebGPU")
+    .option("-V, --version", "versions of phi and of what it stands on, and the adapter it takes here")
+    .helpCommand(true)
+    .addHelpText("after", "\nA prompt alone is continued: phi generate --help lists the options of that.");
+
+  examples(phi, ['phi "Once upon a time"', "phi -m ./phi-2 -n 100 < prompt.txt"]);
+
+  const generate = withSampling(withWeights(phi.command("generate", { isDefault: true }), "f16"))
+    .description("continue a prompt (the default command)")
+    .argument("[prompt]", "the text to continue; read from stdin when there is none and stdin is no terminal")
+    .option("-n, --max-tokens <n>", "at most this many new tokens", integerOption("--max-tokens", 0, mostTokens), 256)
     .option("--stop <text>", "end before this text (repeatable)", stopOption, [])
     .option("--ids <ids>", "token ids 1,2,3 in place of the prompt; needs no tokenizer", idsOption)
     .option("--ignore-eos", "go on after an end-of-sequence token")
@@ -180,6 +185,34 @@ function program(signal: AbortSignal): Command {
     "phi -m ./phi-2 --stop '\\n\\n' < prompt.txt",
     "phi --ids 593,592,260,349 --json",
     "phi -m ./phi-4 --prompts prompts.jsonl -o results.jsonl -n 200",
+  ]);
+
+  const chat = withSampling(withWeights(phi.command("chat"), "f16"))
+    .description("talk with a model; /help in it lists its commands")
+    .option(
+      "-n, --max-tokens <n>",
+      "an answer has at most this many",
+      integerOption("--max-tokens", 1, mostTokens),
+      512,
+    )
+    .option("--system <text>", "the system prompt")
+    .addOption(
+      new Option("--form <name>", "how the conversation is written (default: the model's template, or its card's form)")
+        .choices(chatForms)
+        .argParser(choiceOption("--form", chatForms)),
+    )
+    .option("--stop <text>", "an answer ends before this text (repeatable)", stopOption, [])
+    .option("--raw-output", "control characters go to the terminal as they are")
+    .option("--stats", "after each answer: tokens that were cached and run, rates, how full the context is")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { chat } = await import("./chat.ts");
+      await chat(options, signal);
+    });
+  examples(chat, [
+    "phi chat -m ./phi-4",
+    'phi chat -m microsoft/Phi-4-mini-instruct --system "Answer briefly." --temperature 0.7 --stats',
+    "printf 'What is 3 + 4?\\nAnd 5 more?\\n' | phi chat",
   ]);
 
   const logits = withWeights(phi.command("logits"), "f32")

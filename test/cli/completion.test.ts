@@ -30,7 +30,17 @@ test.skipIf(spawnSync("bash", ["-c", ":"]).status !== 0)(
 
 test.each(["bash", "zsh", "fish"])("%s: every option of every command", async (shell) => {
   const source = await script(shell);
-  for (const command of ["generate", "info", "verify", "logits", "devices", "tokenize", "detokenize", "completion"]) {
+  for (const command of [
+    "generate",
+    "chat",
+    "info",
+    "verify",
+    "logits",
+    "devices",
+    "tokenize",
+    "detokenize",
+    "completion",
+  ]) {
     const { stdout } = await phi([command, "--help"]);
     const options = [...stdout.matchAll(/^ {2}(?:-\w, )?--([\w-]+)/gm)].map((match) => match[1] ?? "");
     expect(options).toContain("help");

@@ -9,11 +9,21 @@ describe("help and usage errors", () => {
   test("--help is quick, on stdout, and names every command", async () => {
     const { code, stdout, stderr } = await phi(["--help"]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    for (const command of ["generate", "info", "verify", "logits", "devices", "tokenize", "detokenize", "completion"])
+    for (const command of [
+      "generate",
+      "chat",
+      "info",
+      "verify",
+      "logits",
+      "devices",
+      "tokenize",
+      "detokenize",
+      "completion",
+    ])
       expect(stdout).toContain(command);
   });
 
-  test.each(["generate", "info", "verify", "logits", "devices", "tokenize", "detokenize", "completion"])(
+  test.each(["generate", "chat", "info", "verify", "logits", "devices", "tokenize", "detokenize", "completion"])(
     "%s --help has an example",
     async (command) => {
       const { code, stdout } = await phi([command, "--help"]);
