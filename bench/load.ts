@@ -1,5 +1,5 @@
 /** `load`: how long a checkpoint takes to the GPU, beside a plain read of its files, and how much host memory. */
-import { describeCheckpoint, type Folder, type KvFormat, loadModel } from "../engine/index.ts";
+import { describeCheckpoint, type Folder, type KvFormat, loadModel, type QuantizeOptions } from "../engine/index.ts";
 import type { Figure } from "./report.ts";
 import { checkedRun } from "./text.ts";
 
@@ -11,6 +11,7 @@ export interface LoadBenchOptions {
   readonly software: boolean;
   readonly kv: KvFormat;
   readonly context: number;
+  readonly quantize?: QuantizeOptions;
   readonly repetitions: number;
   /** Tokens that are generated after each load. */
   readonly newTokens: number;
@@ -87,7 +88,8 @@ function memoryWatch(startBytes: number, keptShare: number) {
  */
 export async function benchLoad(options: LoadBenchOptions): Promise<readonly Figure[]> {
   const { folder, nextAdapter, software, kv, context, repetitions, newTokens, startBytes, onProgress } = options;
-  const { files, storedBytes, model: described, problem } = await describeCheckpoint(folder, { kv, context });
+  const loading = { kv, context, ...(options.quantize && { quantize: options.quantize }) };
+  const { files, storedBytes, model: described, problem } = await describeCheckpoint(folder, loading);
   if (described === undefined) throw problem;
 
   onProgress?.("plain read");
@@ -109,8 +111,7 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
       const model = await loadModel({
         folder,
         adapter,
-        kv,
-        context,
+        ...loading,
         device: { intercept: watch.intercept },
         onProgress(progress) {
           weightBytes = progress.totalBytes;

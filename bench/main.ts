@@ -6,10 +6,19 @@ import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { readText } from "../cli/input.ts";
 import { openModelFolder } from "../cli/model.ts";
-import { choiceOption, integerOption, kvFormats } from "../cli/options.ts";
+import { choiceOption, groupSizes, integerOption, kvFormats, numberChoiceOption, weightTypes } from "../cli/options.ts";
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
-import { exitCodes, type KvFormat, loadModel, type Model, PhiError, printable } from "../engine/index.ts";
+import {
+  exitCodes,
+  type GroupSize,
+  type KvFormat,
+  loadModel,
+  type Model,
+  PhiError,
+  printable,
+  type WeightType,
+} from "../engine/index.ts";
 import { type WeightLayout, weightLayouts } from "../kernels/weights.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { loadTokenizer } from "../library/index.ts";
@@ -145,6 +154,8 @@ async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
 }
 
 interface LoadCommandOptions extends ModelOptions {
+  readonly quantize?: WeightType;
+  readonly groupSize?: GroupSize;
   readonly newTokens: number;
 }
 
@@ -154,7 +165,7 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
   if (opened === undefined) return;
   try {
     const environment = environmentOf(opened);
-    const { kv, context, repetitions, newTokens } = options;
+    const { kv, context, repetitions, newTokens, quantize, groupSize } = options;
     const figures = await benchLoad({
       folder,
       nextAdapter: () => anotherAdapter(opened),
@@ -163,10 +174,12 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
       context,
       repetitions,
       newTokens,
+      ...(quantize && { quantize: { weights: quantize, ...(groupSize !== undefined && { groupSize }) } }),
       startBytes,
       onProgress,
     });
-    const settings = `${kv} cache of ${context} positions`;
+    const weights = quantize === undefined ? "weights as stored" : `${quantize}, groups of ${groupSize ?? 32}`;
+    const settings = `${weights}, ${kv} cache of ${context} positions`;
     const table = { command: "load", model: modelName(folder.name), settings, figures };
     await report([table], environment, options.json);
   } finally {
@@ -388,6 +401,12 @@ function program(signal: AbortSignal, startBytes: number): Command {
   withModel(bench.command("load"), 1)
     .description("time and host memory from the files to the GPU and to the first token")
     .option("-g, --new-tokens <n>", "tokens to generate then", integerOption("--new-tokens", 1, mostTokens), 1)
+    .addOption(
+      new Option("--quantize <type>", "what float weights become while they are loaded")
+        .choices(weightTypes)
+        .argParser(choiceOption("--quantize", weightTypes)),
+    )
+    .option("--group-size <n>", "weights that share a scale", numberChoiceOption("--group-size", groupSizes))
     .action(async (options: LoadCommandOptions) => load({ ...options, context: options.context ?? 128 }, startBytes));
 
   withModel(bench.command("soak"), 1)

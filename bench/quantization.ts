@@ -11,12 +11,21 @@ import {
 import type { Figure } from "./report.ts";
 
 /** How a model is loaded. */
-export type Configuration = Pick<LoadOptions, "kv">;
+export type Configuration = Pick<LoadOptions, "kv" | "quantize">;
 
-/** The rows of the table, by name. */
+/** The rows of the table, by name. Head and embedding are int8 where the name does not say otherwise. */
 export const configurations = {
   stored: { kv: "f16" },
   "kv-int8": { kv: "int8" },
+  int8: { kv: "f16", quantize: { weights: "int8" } },
+  "int4-g32": { kv: "f16", quantize: { weights: "int4", groupSize: 32 } },
+  "int4-g64": { kv: "f16", quantize: { weights: "int4", groupSize: 64 } },
+  "int4-g128": { kv: "f16", quantize: { weights: "int4", groupSize: 128 } },
+  "int4-g32-symmetric": { kv: "f16", quantize: { weights: "int4", groupSize: 32, scheme: "symmetric" } },
+  "int4-g64-symmetric": { kv: "f16", quantize: { weights: "int4", groupSize: 64, scheme: "symmetric" } },
+  "int4-g128-symmetric": { kv: "f16", quantize: { weights: "int4", groupSize: 128, scheme: "symmetric" } },
+  "int4-g32-head-none": { kv: "f16", quantize: { weights: "int4", groupSize: 32, head: "none" } },
+  "int4-g32-head-int4": { kv: "f16", quantize: { weights: "int4", groupSize: 32, head: "int4" } },
 } as const satisfies Readonly<Record<string, Configuration>>;
 
 export type ConfigurationName = keyof typeof configurations;
