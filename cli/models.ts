@@ -4,7 +4,7 @@ import { formatBytes, jsonLine } from "./format.ts";
 import { print } from "./output.ts";
 import { otherModels, type PublishedModel, publishedModels } from "./published.ts";
 
-/** A row of the table. Sizes in bytes; memory is what it takes on a GPU at a context of at most 4096, with an f16 cache. */
+/** A row of the table. Memory is what it takes on a GPU at a context of at most 4096, with an f16 cache. */
 export interface ModelFacts {
   readonly name: string;
   readonly licence: string;
@@ -13,9 +13,12 @@ export interface ModelFacts {
   readonly context: number;
   /** The weights, without the tokenizer's files. */
   readonly downloadBytes: number;
+  /** The weights on the GPU with `--quantize int4`. */
+  readonly int4Bytes: number;
   readonly kvBytesPer1000Tokens: number;
   /** As published: bfloat16 or float16. */
   readonly gpuBytes: number;
+  readonly gpuInt4Bytes: number;
   readonly verified: string;
 }
 
@@ -28,6 +31,7 @@ async function factsOf({ name, licence, config, verifiedBy }: PublishedModel): P
   const folder = declaredFolder(name, { config }, config.torch_dtype === "float16" ? "F16" : "BF16");
   const weights = await folder.open("model.safetensors");
   const model = await describe(folder);
+  const int4 = (await describe(folder, { quantize: { weights: "int4" } })).needs();
   return {
     name,
     licence,
@@ -35,8 +39,10 @@ async function factsOf({ name, licence, config, verifiedBy }: PublishedModel): P
     parameters: model.parameters,
     context: model.maxPositions,
     downloadBytes: weights?.sizeBytes ?? 0,
+    int4Bytes: int4.weightsBytes,
     kvBytesPer1000Tokens: model.kvBytesPer1000Tokens,
     gpuBytes: model.needs().totalBytes,
+    gpuInt4Bytes: int4.totalBytes,
     verified: `tiny reference (${verifiedBy})`,
   };
 }
@@ -58,8 +64,10 @@ export function factCells(facts: ModelFacts): readonly string[] {
     facts.context.toLocaleString("en-US"),
     facts.licence,
     formatBytes(facts.downloadBytes),
+    formatBytes(facts.int4Bytes),
     formatBytes(facts.kvBytesPer1000Tokens),
     formatBytes(facts.gpuBytes),
+    formatBytes(facts.gpuInt4Bytes),
     facts.verified,
   ];
 }
@@ -71,8 +79,10 @@ export const columns = [
   "context",
   "licence",
   "download",
+  "int4",
   "cache / 1,000 tokens",
-  "GPU, as published",
+  "GPU",
+  "GPU, int4",
   "verified",
 ] as const;
 
@@ -97,8 +107,10 @@ function factsJson(facts: ModelFacts) {
     parameters: facts.parameters,
     context: facts.context,
     download_bytes: facts.downloadBytes,
+    int4_bytes: facts.int4Bytes,
     kv_bytes_per_1000_tokens: facts.kvBytesPer1000Tokens,
     gpu_bytes: facts.gpuBytes,
+    gpu_int4_bytes: facts.gpuInt4Bytes,
     verified: facts.verified,
   };
 }

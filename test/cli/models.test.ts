@@ -28,12 +28,26 @@ describe("phi models", () => {
   });
 
   test("README has the table as it is computed", async () => {
-    const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
-    const row = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-    for (const line of [row(columns), ...(await modelFacts()).map((facts) => row(factCells(facts)))]) {
-      expect(readme.split("\n")).toContain(line);
+    const lines = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8").split("\n");
+    const rowOf = (name: string) =>
+      lines
+        .find((line) => line.startsWith(`| ${name} |`))
+        ?.slice(2, -2)
+        .split(" | ") ?? [];
+    expect(rowOf("model")).toEqual(columns);
+    for (const facts of await modelFacts()) {
+      const written = rowOf(facts.name);
+      factCells(facts).forEach((cell, i) => {
+        const column = columns[i] ?? "";
+        // Activations are a small part of the memory, and may change with any kernel.
+        if (!column.startsWith("GPU")) expect(written[i], `${facts.name}, ${column}`).toBe(cell);
+        else
+          expect(Math.abs(Number.parseFloat(written[i] ?? "") / Number.parseFloat(cell) - 1), facts.name).toBeLessThan(
+            0.1,
+          );
+      });
     }
-    for (const { name } of otherModels) expect(readme).toContain(name);
+    for (const { name } of otherModels) expect(lines.join("\n")).toContain(name);
   });
 
   test("names what is not supported, as text and as JSON", async () => {
