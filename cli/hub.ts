@@ -126,7 +126,7 @@ async function checkFit(name: string, { model }: CheckpointDescription, option: 
     `${name}: expected a model that runs here, got one of ${formatBytes(totalBytes)}: ${reason}`,
     [
       `${sizes}, on ${needs.adapter ?? "SwiftShader"}. Nothing was downloaded.`,
-      `A smaller --context takes less for its cache; phi pull --force ${name} downloads it all the same.`,
+      `--quantize int4 and a smaller --context take less; phi pull --force ${name} downloads it all the same.`,
     ],
   );
 }

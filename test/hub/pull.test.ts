@@ -335,7 +335,7 @@ describe("a bad connection", () => {
 
   test("a connection that stalls is given up", async () => {
     const hub = await startHub(modelFiles());
-    const settings = settingsFor(hub, { timeoutMs: 150 });
+    const settings = settingsFor(hub, { timeoutMs: 500 });
     const notes: string[] = [];
     let stalls = 0;
     hub.fault = ({ file, server, range }, response) => {
@@ -346,7 +346,7 @@ describe("a bad connection", () => {
       return true; // and nothing more
     };
     await take(settings, { onNote: (text) => notes.push(text) });
-    expect(notes.join()).toContain("nothing for 0.15 s");
+    expect(notes.join()).toContain("nothing for 0.5 s");
   });
 
   test("redirects in a circle, to another protocol, and from a server that knows no ranges", async () => {
