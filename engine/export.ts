@@ -128,7 +128,8 @@ export async function exportQuantized(options: ExportOptions): Promise<ExportedC
     const files = [...shards.map(({ name }) => name)];
     const small: (readonly [string, Uint8Array])[] = [["config.json", config]];
     if (shards.length > 1) small.push([indexFile, indexOf(shards, total)]);
-    for (const name of copiedFiles) {
+    const ranks = (await folder.list()).filter((name) => name.endsWith(".tiktoken"));
+    for (const name of [...copiedFiles, ...ranks]) {
       const bytes = await readFile(folder, name);
       if (bytes !== undefined) small.push([name, bytes]);
     }

@@ -345,7 +345,10 @@ function refuseScale({ file, name }: TensorInfo, index: readonly number[], value
   ]);
 }
 
-/** Bytes `offset` … of each row of a tensor, one after the other into the start of `out`: in one read where rows are whole. */
+/** Parts of rows that are asked for at the same time: over a network each is an answer to wait for. */
+const readAtOnce = 16;
+
+/** Bytes `offset` … of each row of a tensor, one after the other into the start of `out`. */
 async function readStrip(
   tensor: TensorInfo,
   read: ReadTensor,
@@ -355,9 +358,16 @@ async function readStrip(
 ): Promise<void> {
   const rows = tensor.shape[0] ?? 0;
   const rowBytes = tensor.sizeBytes / rows;
-  const rowsAtOnce = length === rowBytes ? Math.max(1, Math.floor(pieceBytes / length)) : 1;
-  for (let row = 0; row < rows; row += rowsAtOnce) {
-    const bytes = Math.min(rowsAtOnce, rows - row) * length;
-    await read(tensor, row * rowBytes + offset, bytes, out.subarray(row * length));
+  if (length === rowBytes) {
+    const rowsAtOnce = Math.max(1, Math.floor(pieceBytes / length));
+    for (let row = 0; row < rows; row += rowsAtOnce) {
+      const count = Math.min(rowsAtOnce, rows - row);
+      await read(tensor, row * rowBytes, count * length, out.subarray(row * length));
+    }
+    return;
+  }
+  for (let first = 0; first < rows; first += readAtOnce) {
+    const batch = Array.from({ length: Math.min(readAtOnce, rows - first) }, (_, i) => first + i);
+    await Promise.all(batch.map((row) => read(tensor, row * rowBytes + offset, length, out.subarray(row * length))));
   }
 }
