@@ -101,6 +101,21 @@ export async function benchKernels(adapter: GPUAdapter, options: KernelBenchOpti
   }
 }
 
+/**
+ * Bytes a second, read and written, that this adapter copies of about `bytes`: a working set that fits into a cache is
+ * measured by the cache.
+ */
+export async function measureCopyRate(adapter: GPUAdapter, bytes: number): Promise<number> {
+  const device = await Device.open(adapter);
+  try {
+    // Half of them are read and half written; a workgroup copies 1 KiB.
+    const half = Math.max(1 << 20, Math.ceil(bytes / 2 / 1024) * 1024);
+    return await copyRate({ device, pipelines: createPipelines(device) }, half);
+  } finally {
+    device.dispose();
+  }
+}
+
 /** Where kernels are run. */
 export interface Setup {
   readonly device: Device;
@@ -184,13 +199,16 @@ export async function read({ device }: Setup, from: DeviceBuffer, bytes: number)
   return new Float32Array(data);
 }
 
-function stateOf(bench: Bench, tokens: number): DeviceBuffer {
+function stateOf(bench: Setup, tokens: number): DeviceBuffer {
   return buffer(bench, Uint32Array.of(0, tokens, 0, 0, ...new Array<number>(60).fill(0)), GPUBufferUsage.UNIFORM);
 }
 
+/** The most that a copy is measured with: beyond the caches of most GPUs. */
+const copyBytes = 64 << 20;
+
 /** Bytes a second, read and written: the better of a kernel's and the copy command, which a CPU does without kernels. */
-async function copyRate(bench: Bench): Promise<number> {
-  const bytes = Math.min(64 << 20, bench.device.maxBindingBytes);
+async function copyRate(bench: Setup, asked = copyBytes): Promise<number> {
+  const bytes = Math.min(asked, copyBytes, bench.device.maxBindingBytes);
   const kernel: Kernel = {
     name: "copy",
     files: [new URL("./copy.wgsl", import.meta.url), stateSnippet],

@@ -10,6 +10,7 @@ import { choiceOption, groupSizes, integerOption, kvFormats, numberChoiceOption,
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import {
+  describeCheckpoint,
   exitCodes,
   type GroupSize,
   type KvFormat,
@@ -25,7 +26,7 @@ import { loadTokenizer } from "../library/index.ts";
 import { benchAttention } from "./attention.ts";
 import { benchGeometry } from "./geometry.ts";
 import { benchHost } from "./host.ts";
-import { benchKernels, type KernelModel, kernelModels } from "./kernels.ts";
+import { benchKernels, type KernelModel, kernelModels, measureCopyRate } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
 import {
   benchQuantization,
@@ -119,7 +120,7 @@ async function openWorkingAdapter(option: string | undefined): Promise<OpenedAda
 async function onModel(
   command: string,
   options: ModelOptions,
-  measure: (model: Model) => Promise<readonly Figure[]>,
+  measure: (model: Model, opened: OpenedAdapter) => Promise<readonly Figure[]>,
   signal: AbortSignal,
 ): Promise<void> {
   const folder = await openModelFolder(options.model);
@@ -132,7 +133,7 @@ async function onModel(
     const { adapter } = opened;
     const model = await loadModel({ folder, adapter, kv, signal, ...(context !== undefined && { context }) });
     try {
-      const figures = await measure(model);
+      const figures = await measure(model, opened);
       const subject = {
         command,
         model: `${modelName(folder.name)}, ${model.architecture}`,
@@ -145,6 +146,35 @@ async function onModel(
   } finally {
     opened.release();
   }
+}
+
+const usualDepths = [0, 512, 2048, 4096];
+
+async function decode(
+  options: ModelOptions & { readonly depth?: readonly number[]; readonly newTokens: number },
+  signal: AbortSignal,
+): Promise<void> {
+  const { newTokens, repetitions } = options;
+  const folder = await openModelFolder(options.model);
+  const { model: described, problem } = await describeCheckpoint(folder, { kv: options.kv });
+  if (described === undefined) throw problem;
+  const most = options.context ?? described.maxPositions;
+  const depths = options.depth ?? usualDepths.filter((depth) => Math.max(1, depth) + newTokens + 1 <= most);
+  const needed = Math.max(...depths, 1) + newTokens + 1;
+  const context = options.context ?? Math.min(described.maxPositions, needed);
+  const measure = (model: Model, opened: OpenedAdapter) =>
+    benchDecode(model, {
+      ...{ repetitions, newTokens, depths, onProgress },
+      bounds: {
+        bytesAt: (depth) => {
+          const { weightBytesPerToken } = described.needs(opened.adapter);
+          const positions = Math.min(depth, described.window ?? depth);
+          return weightBytesPerToken + (described.kvBytesPer1000Tokens / 1000) * positions;
+        },
+        copyRate: async (bytes) => measureCopyRate(await anotherAdapter(opened), bytes),
+      },
+    });
+  await onModel("decode", { ...options, context }, measure, signal);
 }
 
 async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
@@ -385,10 +415,13 @@ function program(signal: AbortSignal, startBytes: number): Command {
   withModel(bench.command("decode"), 3)
     .description("tokens per second, one token after the other")
     .option("-g, --new-tokens <n>", "tokens of a run", integerOption("--new-tokens", 1, mostTokens), 16)
-    .option("-d, --depth <n,…>", "tokens of context before the first", integersOption("--depth", 0), [0])
-    .action(async (options: ModelOptions & { depth: readonly number[]; newTokens: number }) => {
-      const { depth, ...rest } = options;
-      await onModel("decode", options, (model) => benchDecode(model, { ...rest, depths: depth, onProgress }), signal);
+    .option(
+      "-d, --depth <n,…>",
+      "tokens of context before the first (default: those of 0,512,2048,4096 that the model has)",
+      integersOption("--depth", 0),
+    )
+    .action(async (options: ModelOptions & { depth?: readonly number[]; newTokens: number }) => {
+      await decode(options, signal);
     });
 
   withModel(bench.command("prefill"), 3)

@@ -120,18 +120,41 @@ async function repeat(
   return runs;
 }
 
-/** Tokens per second of `newTokens` decode steps after `depths` tokens of context (0: after a prompt of one token). */
+/** What decoding can be measured by. */
+export interface DecodeBounds {
+  /** Bytes that are read for a token after so many: weights, keys and values. */
+  readonly bytesAt: (depth: number) => number;
+  /** What this adapter copies of as many bytes, read and written, in a second. */
+  readonly copyRate: (bytes: number) => Promise<number>;
+}
+
+/**
+ * Tokens per second, and milliseconds a token, of `newTokens` decode steps after `depths` tokens of context (0: after a
+ * prompt of one token), and with `bounds` the share of what the adapter copies, which cannot be above 100 %.
+ */
 export async function benchDecode(
   model: Model,
-  options: RepeatOptions & { readonly depths: readonly number[]; readonly newTokens: number },
+  options: RepeatOptions & {
+    readonly depths: readonly number[];
+    readonly newTokens: number;
+    readonly bounds?: DecodeBounds;
+  },
 ): Promise<readonly Figure[]> {
+  const { depths, newTokens, bounds } = options;
   const figures: Figure[] = [];
   let dispatches = 0;
-  for (const depth of options.depths) checkRoom(model, Math.max(1, depth), options.newTokens + 1);
-  for (const depth of options.depths) {
+  for (const depth of depths) checkRoom(model, Math.max(1, depth), newTokens + 1);
+  for (const depth of depths) {
     const name = `decode at depth ${depth}`;
-    const runs = await repeat(model, name, Math.max(1, depth), options.newTokens + 1, options);
-    figures.push({ name, unit: "tokens/s", samples: runs.map((run) => (options.newTokens * 1000) / run.decodeMs) });
+    const runs = await repeat(model, name, Math.max(1, depth), newTokens + 1, options);
+    figures.push({ name, unit: "tokens/s", samples: runs.map((run) => (newTokens * 1000) / run.decodeMs) });
+    figures.push({ name: "  a token", unit: "ms", samples: runs.map((run) => run.decodeMs / newTokens) });
+    if (bounds !== undefined) {
+      const bytes = bounds.bytesAt(depth + newTokens / 2);
+      const rate = await bounds.copyRate(bytes);
+      const shares = runs.map((run) => (100 * bytes * newTokens * 1000) / run.decodeMs / rate);
+      figures.push({ name: "  of the copy bandwidth", unit: "%", samples: shares });
+    }
     dispatches = runs[0]?.dispatchesPerToken ?? 0;
   }
   return [...figures, { name: "dispatches", unit: "a token", samples: [dispatches] }];

@@ -27,10 +27,21 @@ test("a run generates from an empty cache every time, the same tokens", async ()
 
 test("decode and prefill rates fit into the time that they took", async () => {
   const began = performance.now();
-  const decode = await benchDecode(model, { repetitions: 2, newTokens: 4, depths: [0, 9] });
+  const bounds = { bytesAt: (depth: number) => 1e6 * depth, copyRate: async () => 1e15 };
+  const decode = await benchDecode(model, { repetitions: 2, newTokens: 4, depths: [0, 9], bounds });
   const prefill = await benchPrefill(model, { repetitions: 2, promptTokens: [16] });
   const tookS = (performance.now() - began) / 1000;
-  expect(decode.map(({ name }) => name)).toEqual(["decode at depth 0", "decode at depth 9", "dispatches"]);
+  const each = ["  a token", "  of the copy bandwidth"];
+  const names = ["decode at depth 0", ...each, "decode at depth 9", ...each, "dispatches"];
+  expect(decode.map(({ name }) => name)).toEqual(names);
+  const samples = (index: number) => decode[index]?.samples ?? [];
+  samples(3).forEach((rate, n) => {
+    expect(1000 / (samples(4)[n] ?? 0)).toBeCloseTo(rate, 6);
+    expect(samples(5)[n]).toBeCloseTo((100 * 11e6 * rate) / 1e15, 12); // between the 9th token and the 13th
+  });
+  const slow = { ...bounds, copyRate: async () => 1 };
+  const impossible = await benchDecode(model, { repetitions: 1, newTokens: 1, depths: [9], bounds: slow });
+  expect(() => refuseImpossible(impossible)).toThrow(/of the copy bandwidth: expected above 0 and at most 100 %/);
   expect(prefill.map(({ name }) => name)).toEqual(["prefill of 16 tokens"]);
   refuseImpossible([...decode, ...prefill]);
   const seconds = (figures: typeof decode, tokens: number) =>
