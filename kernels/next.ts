@@ -1,6 +1,6 @@
 import { type Kernel, nextSnippet } from "./kernel.ts";
 
-/** The layout of `State` in next.wgsl, in words. Kernels that choose no token see the first five (state.wgsl). */
+/** The layout of `State` in next.wgsl, in words. Kernels that choose no token see the first four (state.wgsl). */
 export const stateWords = {
   past: 0,
   seq: 1,

@@ -5,7 +5,7 @@ const RING = 64u;        // tokens that are kept for the host to read: the most 
 const STOPS_VECS = 16u;  // vec4u of stop ids
 
 struct State {
-  past: u32,       // these five as in state.wgsl
+  past: u32,       // these four as in state.wgsl
   seq: u32,
   zero: u32,
   kvRows: u32,

@@ -5,7 +5,6 @@ struct State {
   seq: u32,     // tokens of this call, at positions past .. past + seq - 1
   zero: u32,    // always 0
   kvRows: u32,  // positions that the cache holds
-  stopped: u32, // not 0: this step was submitted in advance and nothing will come of it
 }
 
 @group(0) @binding(0) var<uniform> state: State;

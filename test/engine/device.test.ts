@@ -35,7 +35,7 @@ async function workThrough(device: Device): Promise<ArrayBuffer> {
   const x = device.createBuffer("x", 256, storage());
   const back = device.createBuffer("back", 256, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
   const { gpu, layouts } = await createPipelines(device).get(lastRow(64));
-  const uniform = device.createBuffer("state", 32, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
+  const uniform = device.createBuffer("state", 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
   const y = device.createBuffer("y", 256, storage());
   device.writeBuffer(x, 0, new Float32Array(64));
   const [layout] = layouts;

@@ -78,7 +78,7 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
   try {
     const pipeline = await pipelines.get(kernel);
     const bound = new Map<string, GPUBufferBinding>();
-    const state = Uint32Array.of(past, seq, 0, kvRows, 0, 0, 0, 0);
+    const state = Uint32Array.of(past, seq, 0, kvRows);
     const all: Readonly<Record<string, Operand>> = { ...(hasState ? { state } : {}), ...operands };
     for (const [name, operand] of Object.entries(all)) {
       const data = dataOf(operand);
