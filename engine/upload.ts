@@ -160,7 +160,7 @@ export async function checkWeights(
     return "group" in stored ? stored : (quantize?.packing(ref) ?? stored);
   };
   const unpacked = matrices.filter(
-    (ref) => delivered(ref).layout === "f32" && ref.tensors.some((need) => source(need).isQuantized),
+    (ref) => packing(ref).layout === "f32" && ref.tensors.some((need) => source(need).isQuantized),
   );
   const widened =
     unpacked.length === 0
@@ -168,6 +168,9 @@ export async function checkWeights(
       : [
           `${unpacked.length} quantized matrices become float32, for their groups are of unequal sizes or differ from part to part: ${list(unpacked.map(({ key }) => printable(key)))}`,
         ];
+  const asked = matrices.filter((ref) => quantize?.packing(ref) !== undefined);
+  const keptCount = asked.filter((ref) => "group" in delivered(ref)).length;
+  const kept = keptCount > 0 ? [`${keptCount} matrices are quantized in the files and stay as they are stored`] : [];
   const unused =
     surplus.length === 0
       ? []
@@ -187,7 +190,7 @@ export async function checkWeights(
         sum + (kind === "matrix" ? source(need).storedBytes : count(need.shape) * plainBytes(tensor(need).dtype)),
       0,
     ),
-    notes: [...(quantization?.notes ?? []), ...widened, ...unused],
+    notes: [...(quantization?.notes ?? []), ...widened, ...kept, ...unused],
   };
 }
 

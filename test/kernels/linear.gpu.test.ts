@@ -172,6 +172,17 @@ const mask = Float32Array.from({ length: 65 }, (_, row) => (masked(row) ? -3.402
 
 type Recipe = (rangeRows: number) => Kernel | Promise<Kernel>;
 
+/** The sum of squared differences over that of squares, where something is expected. */
+function normalizedSquaredError(actual: Float32Array, expected: Float64Array): number {
+  const sums = { error: 0, size: 0 };
+  expected.forEach((value, i) => {
+    if (Number.isNaN(value)) return;
+    sums.error += (value - (actual[i] ?? Number.NaN)) ** 2;
+    sums.size += value * value;
+  });
+  return sums.error / sums.size;
+}
+
 async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe): Promise<void> {
   const { packing, epilogue, rows, cols, weights, ranges } = one;
   const parts = partsOf(epilogue);
@@ -197,6 +208,10 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
       if (y === undefined) throw new Error("no y");
       const what = `${kernel.name} rows ${first}+${count} of ${rows}, ${cols} columns, x ${mode}`;
       expectWithin(y, here, bound, { shape: [seq, rows], what });
+      if ("group" in packing && epilogue === "none" && mode === "normal") {
+        // What quantized kernels are held to beside the bounds: the same dequantized weights in float64.
+        expect(normalizedSquaredError(y, here), what).toBeLessThan(1e-9);
+      }
       if (epilogue === "scale_mask" && first === 0)
         expect([...y].filter((value) => value === mask[1])).toHaveLength(16 * seq);
     }
@@ -322,6 +337,37 @@ describe("matmul", () => {
     ] as const) {
       const recipe: Recipe = async (rangeRows) => broken(await matmulRecipe(one)(rangeRows), from, to);
       await expect(check(one, matmulCalls, recipe)).rejects.toThrow(/elements differ/);
+    }
+  });
+});
+
+/** The group is data: all sizes, and a row that ends inside a group, by the pipelines of the cases above. */
+const grouped: readonly LinearCase[] = (["q4", "q8"] as const).flatMap((layout) =>
+  ([32, 64, 128] as const).map((group) => {
+    const packing = { layout, group };
+    const tile = layout === "q4" ? "gpu" : "software";
+    return { ...plain, packing, tile, cols: 576, ranges: [[0, 65], [33, 32]] }; // biome-ignore format: one line
+  }),
+);
+
+describe("groups that share a scale", () => {
+  test("32, 64 and 128 columns, 4 and 8 bits", async () => {
+    for (const one of grouped) {
+      await check(one, [[1, "normal"], [1, "outliers"]], matvecRecipe(one)); // biome-ignore format: one line
+      await check(one, [[5, "normal"]], matmulRecipe(one));
+    }
+  });
+
+  test("mistakes are found: the group of a block, the zero, the order of the nibbles", async () => {
+    const [, one] = grouped;
+    if (one === undefined) throw new Error("no case");
+    for (const [from, to] of [
+      ["block >> matrix.groupShift", "block >> (matrix.groupShift + 1u)"],
+      ["vec4u(15u))) - s.y", "vec4u(15u)))"],
+      ["bits >> vec4u(4u * v)", "bits >> vec4u(4u * (v ^ 1u))"],
+    ] as const) {
+      const recipe: Recipe = async (rangeRows) => broken(await matvecRecipe(one)(rangeRows), from, to);
+      await expect(check(one, matvecCalls, recipe)).rejects.toThrow(/elements differ/);
     }
   });
 });
