@@ -146,7 +146,7 @@ const cases: readonly ExpertCase[] = [
 const subgroup = (await kernelSetup()).device.subgroupSize;
 const tiles = {
   software: { matvec: { lanes: 1, groups: 16, subgroup }, matmul: { threads: 16, tokens: 4, subgroup } },
-  gpu: { matvec: { lanes: 32, groups: 2, subgroup: 1 }, matmul: { threads: 64, tokens: 8, subgroup: 1 } },
+  gpu: { matvec: { lanes: 32, groups: 2, subgroup: 1 }, matmul: { threads: 64, tokens: 4, subgroup: 1 } },
 };
 
 const kernelOf = (one: ExpertCase, seq: number, rangeRows: number): Kernel => {
