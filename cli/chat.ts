@@ -173,6 +173,7 @@ class Chat {
     const ids = withCachedTurn(this.#form.encode(kept), this.#cached, this.#tokenizer);
     const generated: number[] = [];
     let text = "";
+    let result: GenerationResult | undefined;
     const answering = new AbortController();
     this.#answering = answering;
     const { seed } = this.#sampling;
@@ -191,7 +192,7 @@ class Chat {
       for (;;) {
         const next = await pieces.next();
         if (next.done) {
-          this.#tell(next.value, ids.length + generated.length);
+          result = next.value;
           break;
         }
         if (next.value.id !== undefined) generated.push(next.value.id);
@@ -208,6 +209,7 @@ class Chat {
       this.#answering = undefined;
       await print("\n");
     }
+    if (result !== undefined) this.#tell(result, ids.length + generated.length);
     const first = kept[0]?.role === "system" ? 1 : 0;
     this.#cached = { prompt: ids, generated };
     if (text.trim() !== "" || !answering.signal.aborted) {
