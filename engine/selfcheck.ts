@@ -120,20 +120,30 @@ const geluNew = (n: number) => 0.5 * n * (1 + Math.tanh(Math.sqrt(2 / Math.PI) *
 
 function linear(kernel: Kernel): Problem {
   const [form = "", epilogue = ""] = variant(kernel);
-  const [layout, permuted] = form.split(" ") as [WeightLayout, string?];
+  const [layout, order] = form.split(" ") as [WeightLayout, string?];
+  const joined = order === "joined" ? dividedAt(kernel) : undefined;
   const seq = kernel.name.startsWith("matvec") ? 1 : 5;
   const parts = epilogue === "gated_silu" || epilogue === "bias_gegelu" ? 2 : 1;
   const rows = 37;
-  const cols = has(kernel, "/aligned.wgsl") ? 256 : 203;
+  const cols = joined
+    ? constant(kernel, "HEADS") * constant(kernel, "HEAD_DIM")
+    : has(kernel, "/aligned.wgsl")
+      ? 256
+      : 203;
   const { values, inputs } = packed(layout, rows, parts, cols);
-  const x = numbers(1, seq * cols);
+  const given = numbers(1, joined ? joined.splits * (cols + 4 * constant(kernel, "HEADS")) : seq * cols);
+  if (joined) for (let i = joined.splits * cols; i < given.length; i++) given[i] = 2 + at(given, i); // (top, mass)
+  const x = joined
+    ? joinParts(given, constant(kernel, "HEADS"), constant(kernel, "HEAD_DIM"), joined.splits, joined.count)
+    : given;
   const bias = numbers(6, rows * parts);
   const residual = numbers(7, seq * rows);
   const mask = numbers(8, rows);
   // Stored column k belongs to input cols - 1 - k; the padding's entries lie past the input.
-  const perm = permuted
-    ? Uint32Array.from({ length: permutationBytes("q4", cols) / 4 }, (_, k) => (k < cols ? cols - 1 - k : k))
-    : undefined;
+  const perm =
+    order === "permuted"
+      ? Uint32Array.from({ length: permutationBytes("q4", cols) / 4 }, (_, k) => (k < cols ? cols - 1 - k : k))
+      : undefined;
 
   const sum = (token: number, row: number): number => {
     let total = 0;
@@ -172,9 +182,9 @@ function linear(kernel: Kernel): Problem {
   const expected = Array.from({ length: seq * rows }, (_, i) => result(Math.floor(i / rows), i % rows));
   return {
     seq,
-    past: 0,
+    past: joined?.past ?? 0,
     kvRows: 1,
-    inputs: { x, ...inputs, bias, residual, mask, ...(perm && { perm }) },
+    inputs: { x: given, ...inputs, bias, residual, mask, ...(perm && { perm }) },
     outputs: { y: { words: seq * rows, expected, tolerance } },
     leastWorkgroups: Math.ceil(rows / 4), // four rows or more each
   };
@@ -296,16 +306,15 @@ function padHeads(values: ArrayLike<number>, headDim: number, vecs: number): Flo
   return out;
 }
 
-function ropeAppend(kernel: Kernel): Problem {
-  const [kv = "f32"] = variant(kernel) as KvFormat[];
-  const { heads: queries, kvHeads, headDim, all, vecs } = heads(kernel);
+/** Fused rows [seq, all heads] at positions past …, their first `turning` heads rotated by a table of (cos, sin). */
+function rotated(kernel: Kernel, qkv: Float32Array, past: number, turning: number) {
+  const { headDim, all } = heads(kernel);
   const half = constant(kernel, "ROTARY") / 2;
-  const [seq, past, kvRows] = [2, 3, 5];
-  const qkv = numbers(1, seq * all * headDim);
-  const table = numbers(2, (past + seq) * half * 2);
+  const count = qkv.length / headDim;
+  const table = numbers(2, (past + count / all) * half * 2);
   const turned = Float64Array.from(qkv);
-  for (let head = 0; head < seq * all; head++) {
-    if (head % all >= queries + kvHeads) continue;
+  for (let head = 0; head < count; head++) {
+    if (head % all >= turning) continue;
     const position = past + Math.floor(head / all);
     for (let i = 0; i < half; i++) {
       const [low, high] = [at(qkv, head * headDim + i), at(qkv, head * headDim + half + i)];
@@ -314,6 +323,15 @@ function ropeAppend(kernel: Kernel): Problem {
       turned[head * headDim + half + i] = high * cos + low * sin;
     }
   }
+  return { table, turned };
+}
+
+function ropeAppend(kernel: Kernel): Problem {
+  const [kv = "f32"] = variant(kernel) as KvFormat[];
+  const { heads: queries, kvHeads, headDim, all, vecs } = heads(kernel);
+  const [seq, past, kvRows] = [2, 3, 5];
+  const qkv = numbers(1, seq * all * headDim);
+  const { table, turned } = rotated(kernel, qkv, past, queries + kvHeads);
   const rows = padHeads(turned, headDim, vecs); // [seq, all, 4 vecs]
   const headAt = (token: number, head: number) => rows.subarray((token * all + head) * 4 * vecs, (token * all + head + 1) * 4 * vecs); // biome-ignore format: one line
   const q = Array.from({ length: seq * queries }, (_, i) => [...headAt(Math.floor(i / queries), i % queries)]).flat();
@@ -338,6 +356,35 @@ function ropeAppend(kernel: Kernel): Problem {
   return { seq, past, kvRows, inputs: { qkv, table }, outputs };
 }
 
+/** Whether a query sees a key at or before it. */
+function sees(kernel: Kernel, head: number, query: number, key: number): boolean {
+  if (has(kernel, "/window.wgsl")) return query - key < constant(kernel, "WINDOW");
+  const size = constant(kernel, "KEY_BLOCK");
+  const [own, block] = [Math.floor(query / size), Math.floor(key / size)];
+  const isOfStride = (block + head * constant(kernel, "HEAD_STEP") + 1) % constant(kernel, "STRIDE") === 0;
+  return own - block < constant(kernel, "LOCAL_BLOCKS") || isOfStride;
+}
+
+/** Softmax attention of one query on keys and values [keyCount, headDim]. */
+function attend(
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  visible: readonly number[],
+  headDim: number,
+  scale: number,
+): number[] {
+  const weights = visible.map((key) => {
+    let dot = 0;
+    for (let d = 0; d < headDim; d++) dot += at(q, d) * at(k, key * headDim + d);
+    return Math.exp(dot * scale);
+  });
+  const mass = weights.reduce((sum, weight) => sum + weight, 0);
+  return Array.from({ length: headDim }, (_, d) =>
+    visible.reduce((sum, key, n) => sum + (at(weights, n) / mass) * at(v, key * headDim + d), 0),
+  );
+}
+
 function attention(kernel: Kernel): Problem {
   const [kv = "f32"] = variant(kernel) as KvFormat[];
   const { heads: queries, kvHeads, headDim, vecs } = heads(kernel);
@@ -346,38 +393,82 @@ function attention(kernel: Kernel): Problem {
   const scale = constant(kernel, "SCALE");
   const q = numbers(1, seq * queries * headDim);
   const [k, v] = [numbers(2, kvHeads * keyCount * headDim), numbers(3, kvHeads * keyCount * headDim)];
-  const sees = (head: number, query: number, key: number): boolean => {
-    if (has(kernel, "/window.wgsl")) return query - key < constant(kernel, "WINDOW");
-    const size = constant(kernel, "KEY_BLOCK");
-    const [own, block] = [Math.floor(query / size), Math.floor(key / size)];
-    const isOfStride = (block + head * constant(kernel, "HEAD_STEP") + 1) % constant(kernel, "STRIDE") === 0;
-    return own - block < constant(kernel, "LOCAL_BLOCKS") || isOfStride;
-  };
-  const expected = new Float64Array(seq * queries * headDim);
-  for (let i = 0; i < seq * queries; i++) {
+  const expected = Array.from({ length: seq * queries }, (_, i) => {
     const [query, head] = [past + Math.floor(i / queries), i % queries];
-    const kvHead = Math.floor(head / (queries / kvHeads));
-    const visible = Array.from({ length: query + 1 }, (_, key) => key).filter((key) => sees(head, query, key));
-    const weights = visible.map((key) => {
-      let dot = 0;
-      for (let d = 0; d < headDim; d++) dot += at(q, i * headDim + d) * at(k, (kvHead * keyCount + key) * headDim + d);
-      return Math.exp(dot * scale);
-    });
-    const mass = weights.reduce((sum, weight) => sum + weight, 0);
-    visible.forEach((key, n) => {
-      for (let d = 0; d < headDim; d++) {
-        const weight = at(weights, n) / mass;
-        expected[i * headDim + d] =
-          at(expected, i * headDim + d) + weight * at(v, (kvHead * keyCount + key) * headDim + d);
-      }
-    });
-  }
+    const first = Math.floor(head / (queries / kvHeads)) * keyCount * headDim;
+    const [keys, values] = [
+      k.subarray(first, first + keyCount * headDim),
+      v.subarray(first, first + keyCount * headDim),
+    ];
+    const visible = Array.from({ length: query + 1 }, (_, key) => key).filter((key) => sees(kernel, head, query, key));
+    return attend(q.subarray(i * headDim, (i + 1) * headDim), keys, values, visible, headDim, scale);
+  }).flat();
   const inputs = {
     q: padHeads(q, headDim, vecs),
     keys: packHeads(kv, padHeads(k, headDim, vecs), vecs),
     values: packHeads(kv, padHeads(v, headDim, vecs), vecs),
   };
   return { seq, past, kvRows: keyCount, inputs, outputs: { o: { words: expected.length, expected, tolerance } } };
+}
+
+/** Where the keys of a single token are divided, a position at which two parts have some. */
+function dividedAt(kernel: Kernel): { readonly past: number; readonly splits: number; readonly count: number } {
+  const [splits = 1, span] = [kernel.tile.SPLITS, constant(kernel, "SPAN")];
+  const past = splits === 1 ? 69 : span + 36;
+  const seen = Math.min(past + 1, constant(kernel, "SEEN"));
+  return { past, splits, count: Math.ceil(seen / Math.max(span, Math.ceil(seen / splits))) };
+}
+
+/** The output of attention in parts [splits, heads, headDim], each with (top, mass), put together. */
+function joinParts(parts: ArrayLike<number>, heads: number, headDim: number, splits: number, count: number): number[] {
+  const all = Array.from({ length: count }, (_, part) => part);
+  return Array.from({ length: heads * headDim }, (_, i) => {
+    if (count === 1) return at(parts, i);
+    const stat = (part: number) => splits * heads * headDim + (part * heads + Math.floor(i / headDim)) * 4;
+    const top = Math.max(...all.map((part) => at(parts, stat(part))));
+    const fades = all.map((part) => Math.exp(at(parts, stat(part)) - top));
+    const mass = all.reduce((sum, part) => sum + at(fades, part) * at(parts, stat(part) + 1), 0);
+    return all.reduce((sum, part) => sum + at(fades, part) * at(parts, part * heads * headDim + i), 0) / mass;
+  });
+}
+
+function decodeAttention(kernel: Kernel): Problem {
+  const [kv = "f32"] = variant(kernel) as KvFormat[];
+  const { heads: queries, kvHeads, headDim, all, vecs } = heads(kernel);
+  const { past, splits, count } = dividedAt(kernel);
+  const keyCount = past + 1;
+  const qkv = numbers(1, all * headDim);
+  const { table, turned } = rotated(kernel, qkv, past, queries + kvHeads);
+  // The cache holds what came before; the new key and value are compared where they are appended.
+  const append = (seed: number, firstHead: number) => {
+    const cache = numbers(seed, kvHeads * keyCount * headDim);
+    const inputs = packHeads(kv, padHeads(cache, headDim, vecs), vecs);
+    const whole = Float64Array.from(cache);
+    for (let head = 0; head < kvHeads; head++) {
+      const own = turned.subarray((firstHead + head) * headDim, (firstHead + head + 1) * headDim);
+      whole.set(own, (head * keyCount + past) * headDim);
+    }
+    const output: Output = {
+      words: inputs.length,
+      expected: padHeads(whole, headDim, vecs),
+      read: (found) => unpackHeads(kv, found, vecs),
+      tolerance: cacheTolerance[kv],
+    };
+    return { inputs, whole, output };
+  };
+  const [k, v] = [append(3, queries), append(4, queries + kvHeads)];
+  const expected = Array.from({ length: queries }, (_, head) => {
+    const first = Math.floor(head / (queries / kvHeads)) * keyCount * headDim;
+    const part = (cache: Float64Array) => cache.subarray(first, first + keyCount * headDim);
+    const visible = Array.from({ length: keyCount }, (_, key) => key).filter((key) => sees(kernel, head, past, key));
+    const q = turned.subarray(head * headDim, (head + 1) * headDim);
+    return attend(q, part(k.whole), part(v.whole), visible, headDim, constant(kernel, "SCALE"));
+  }).flat();
+  const words = splits === 1 ? queries * headDim : splits * queries * (headDim + 4);
+  const read = (found: Uint32Array) => joinParts(new Float32Array(found.buffer), queries, headDim, splits, count);
+  // What is read back was rounded to the cache's format.
+  const outputs = { o: { words, expected, read, tolerance: cacheTolerance[kv] }, keys: k.output, values: v.output };
+  return { seq: 1, past, kvRows: keyCount, inputs: { qkv, table, keys: k.inputs, values: v.inputs }, outputs };
 }
 
 /** The draw of a token: `sampling` on logits whose best two are far apart. */
@@ -487,6 +578,7 @@ function expertSum(kernel: Kernel): Problem {
 const problems: Readonly<Record<string, (kernel: Kernel) => Problem>> = {
   argmax: () => chooser({}),
   attention,
+  decodeAttention,
   embed,
   expertMatmul: expertLinear,
   expertMatvec: expertLinear,

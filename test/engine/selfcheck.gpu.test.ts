@@ -33,6 +33,8 @@ const packings: readonly Packing[] = [
 /** The kernels of the fixtures' plans; formats of weights and cache take turns. */
 async function kernels(): Promise<readonly Kernel[]> {
   const { device } = await kernelSetup();
+  const own = tuningFor(device);
+  const tuning = { ...own, decodeAttention: { ...own.decodeAttention, splits: 3, span: 32 } }; // in parts, as GPUs have it
   const all = readdirSync(root).flatMap((name, i) => {
     const architecture = readArchitecture(
       readConfig("config.json", readFileSync(new URL(`${name}/config.json`, root))),
@@ -47,7 +49,7 @@ async function kernels(): Promise<readonly Kernel[]> {
         kv: kvs[i % kvs.length] ?? "f32",
         rotary: architecture.rope.rotary,
         maxBindingBytes: 128 << 20,
-        tuning: tuningFor(device),
+        tuning,
       });
       return [...steps, ...Object.values(choosers)].map((step) => step.kernel);
     });
@@ -55,14 +57,14 @@ async function kernels(): Promise<readonly Kernel[]> {
   return distinctKernels(all);
 }
 
-test("every kernel of every architecture has a reference; one of each name agrees with it", async () => {
+test("every kernel of every architecture has a reference; one of each family agrees with it", async () => {
   const { device, pipelines } = await kernelSetup();
   const all = await kernels();
   expect(all.filter((kernel) => !canCheck(kernel)).map(({ name }) => name)).toEqual([]);
-  // Constants change little of the code, and a software driver compiles for seconds.
-  const byName = new Map(all.map((kernel) => [kernel.name, kernel]));
+  // One of each file and order of columns: a software driver compiles for seconds, and the kernels' own tests have the rest.
+  const byFamily = new Map(all.map((kernel) => [/^\w+(<\w+ \w+)?/.exec(kernel.name)?.[0], kernel]));
   const checks = [];
-  for (const kernel of byName.values()) checks.push(await checkKernel(device, pipelines, kernel));
+  for (const kernel of byFamily.values()) checks.push(await checkKernel(device, pipelines, kernel));
   expect(checks.filter(({ error }) => !(error <= 1))).toEqual([]);
   expect(await liveBuffers()).toBe(0);
 });
