@@ -3,7 +3,7 @@
  * refused by a typed error of the right form and kind; anything else that is thrown, and a result that contradicts its
  * input, is a finding.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeCheckpoint } from "../engine/describe.ts";
 import { PhiError } from "../engine/errors.ts";
@@ -29,10 +29,10 @@ const fixtures = join(root, "test/fixtures");
 const text = (bytes: Uint8Array | undefined) => new TextDecoder().decode(bytes);
 const bytesOf = (value: string) => new TextEncoder().encode(value);
 
-/** Folder names below test/fixtures/`kind`, each with these files as they are. */
+/** Folders below test/fixtures/`kind` that have the first of these files, each with them as they are. */
 function seedsOf(kind: "models" | "tokenizers", files: readonly string[]): readonly FuzzInput[] {
   return readdirSync(join(fixtures, kind), { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
+    .filter((entry) => entry.isDirectory() && existsSync(join(fixtures, kind, entry.name, files[0] ?? "")))
     .map(({ name }) => {
       const folder = join(fixtures, kind, name);
       const present = readdirSync(folder).filter((file) => files.some((wanted) => file.endsWith(wanted)));
