@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { loadModel, openFolder, PhiError } from "../engine/index.ts";
+import { type Config, loadModel, openFolder, PhiError } from "../engine/index.ts";
 import type { Figure } from "./report.ts";
 import { type SyntheticPreset, writeSynthetic } from "./synthetic.ts";
 
@@ -10,6 +10,8 @@ export interface GeometryOptions {
   readonly preset: SyntheticPreset;
   readonly adapter: GPUAdapter;
   readonly layers: number;
+  /** Other values for keys of config.json, such as a smaller `vocab_size`. */
+  readonly config?: Config;
   readonly promptTokens: number;
   readonly signal: AbortSignal;
   readonly onProgress: (text: string) => void;
@@ -20,11 +22,11 @@ export interface GeometryOptions {
  * itself refuses logits that are not finite; here it is also seen that they are not all the same.
  */
 export async function benchGeometry(options: GeometryOptions): Promise<readonly Figure[]> {
-  const { preset, adapter, layers, promptTokens, signal, onProgress } = options;
+  const { preset, adapter, layers, config, promptTokens, signal, onProgress } = options;
   const out = await mkdtemp(join(tmpdir(), "phi-geometry-"));
   try {
     onProgress(`${preset}: writing`);
-    const { tensorBytes } = await writeSynthetic({ preset, layers, out });
+    const { tensorBytes } = await writeSynthetic({ preset, layers, config, out });
     onProgress(`${preset}: loading ${(tensorBytes / 1e9).toFixed(1)} GB`);
     const began = performance.now();
     const model = await loadModel({ folder: await openFolder(out), adapter, context: 1024, signal });
