@@ -3,7 +3,17 @@
  * assigns values to slots by lifetime. Plain data, printable (`explain`) and testable without a GPU.
  */
 
-import { type AttentionTile, attention, type KvFormat, ropeAppend } from "../kernels/attention.ts";
+import {
+  type AttentionTile,
+  attention,
+  decodeAttention,
+  decodeOutput,
+  type HeadShape,
+  hasDecodeAttention,
+  type KvFormat,
+  ropeAppend,
+  type Splits,
+} from "../kernels/attention.ts";
 import { embed } from "../kernels/embed.ts";
 import {
   type ExpertShape,
@@ -20,7 +30,7 @@ import { type MatmulTile, matmul } from "../kernels/matmul.ts";
 import { type MatvecTile, matvec } from "../kernels/matvec.ts";
 import { argmax, sample } from "../kernels/next.ts";
 import { headNorm, layerNorm, rmsNorm } from "../kernels/norm.ts";
-import type { Packing } from "../kernels/weights.ts";
+import { type Packing, weightLayouts } from "../kernels/weights.ts";
 import type { Graph, Node, Value } from "./graph.ts";
 import { nodeInputs } from "./graph.ts";
 import { type MatrixRef, type RowRange, rowRanges, type VectorRef } from "./weights.ts";
@@ -71,7 +81,7 @@ export interface Plan {
 export interface Tuning {
   readonly matvec: MatvecTile;
   readonly matmul: MatmulTile;
-  readonly decodeAttention: AttentionTile;
+  readonly decodeAttention: AttentionTile & Splits;
   readonly prefillAttention: AttentionTile;
   readonly normLanes: number;
   readonly argmaxLanes: number;
@@ -103,7 +113,15 @@ interface FusedLinear {
   readonly constants: Readonly<Record<string, number>> | undefined;
   readonly mask: VectorRef | undefined;
   readonly residual: Value | undefined;
+  /** The attention whose parts are joined as x is read. */
+  readonly joined: DecodeAttention | undefined;
   readonly out: Value;
+}
+
+/** Attention of a single token with the rotation and the append before it. */
+interface DecodeAttention extends Omit<Extract<Node, { op: "attention" }>, "op"> {
+  readonly op: "decodeAttention";
+  readonly split: Splits;
 }
 
 /** What has no kernel and must follow a linear. */
@@ -114,7 +132,7 @@ function isFusedNode(node: Node): node is Extract<Node, { op: FusedOp }> {
   return fusedOps.some((name) => name === node.op);
 }
 
-type PlannedNode = Exclude<Node, { op: "linear" | FusedOp }> | FusedLinear;
+type PlannedNode = Exclude<Node, { op: "linear" | FusedOp }> | FusedLinear | DecodeAttention;
 
 /** Folds the activation or the residual addition that follows each linear into it. */
 function fuse(graph: Graph, keep: ReadonlySet<number>): readonly PlannedNode[] {
@@ -150,7 +168,7 @@ function fuseLinear(
   computed: ReadonlySet<number>,
 ): FusedLinear {
   const { label, x, weight, bias } = node;
-  const none = { constants: undefined, mask: undefined, residual: undefined };
+  const none = { constants: undefined, mask: undefined, residual: undefined, joined: undefined };
   const fused = { op: "fusedLinear" as const, label, x, weight, bias, ...none };
   if (next?.op === "gatedSilu" && weight.parts === 2 && bias === undefined) {
     return { ...fused, epilogue: "gated_silu", out: next.out };
@@ -174,7 +192,42 @@ function fuseLinear(
   return { ...fused, epilogue: bias === undefined ? "none" : "bias", out: node.out };
 }
 
+/**
+ * In a plan of single tokens, makes one dispatch of rotation, append and attention. Where the linear behind it can join
+ * parts, the keys are divided among workgroups.
+ */
+function fuseAttention(nodes: readonly PlannedNode[], options: PlanOptions): readonly PlannedNode[] {
+  const planned: PlannedNode[] = [];
+  const divided = new Map<number, DecodeAttention>();
+  for (const node of nodes) {
+    const before = planned.at(-1);
+    if (
+      node.op === "attention" &&
+      before?.op === "ropeAppend" &&
+      before.out.id === node.x.id &&
+      hasDecodeAttention(node.heads)
+    ) {
+      const readers = nodes.filter((one) => plannedInputs(one).includes(node.out));
+      const joins = readers.every((one) => one.op === "fusedLinear" && joinsParts(one, node.heads, options));
+      const split = joins ? options.tuning.decodeAttention : { splits: 1, span: 1 };
+      const fused = { ...node, op: "decodeAttention" as const, x: before.x, split };
+      planned[planned.length - 1] = fused;
+      if (split.splits > 1) divided.set(node.out.id, fused);
+    } else {
+      planned.push(node.op === "fusedLinear" ? { ...node, joined: divided.get(node.x.id) } : node);
+    }
+  }
+  return planned;
+}
+
+/** Whether a linear reads whole vectors of one head, in their order. */
+function joinsParts({ weight }: FusedLinear, { headDim }: HeadShape, { packing }: PlanOptions): boolean {
+  const of = packing(weight);
+  return headDim % 4 === 0 && weight.cols % weightLayouts[of.layout].blockCols === 0 && !("group" in of && of.permuted);
+}
+
 function plannedInputs(node: PlannedNode): readonly Value[] {
+  if (node.op === "decodeAttention") return [node.x];
   if (node.op !== "fusedLinear") return nodeInputs(node);
   return node.residual === undefined ? [node.x] : [node.x, node.residual];
 }
@@ -193,7 +246,7 @@ function assignSlots(nodes: readonly PlannedNode[], logits: Value, keep: Readonl
   const slotOf = new Map<number, number>();
   const free: number[] = [];
   nodes.forEach((node, index) => {
-    const bytes = bytesOf(node.out);
+    const bytes = node.op === "decodeAttention" ? decodeOutput(node.heads, node.split) * 4 : bytesOf(node.out);
     // The smallest free slot that is large enough, else the largest one, which grows.
     free.sort((a, b) => (slotBytes[a] ?? 0) - (slotBytes[b] ?? 0));
     const fitting = free.findIndex((slot) => (slotBytes[slot] ?? 0) >= bytes);
@@ -214,7 +267,8 @@ function assignSlots(nodes: readonly PlannedNode[], logits: Value, keep: Readonl
 export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Plan {
   const { maxSeq, tuning } = options;
   const keep = new Set(options.taps ? [...graph.taps.values()].map((value) => value.id) : []);
-  const nodes = fuse(graph, keep);
+  const fused = fuse(graph, keep);
+  const nodes = graph.kind === "decode" ? fuseAttention(fused, options) : fused;
   const { slotBytes, slotOf } = assignSlots(nodes, logits, keep, maxSeq);
   const slot = (value: Value): Operand => {
     const index = slotOf.get(value.id);
@@ -256,7 +310,7 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
 const state: Operand = { shared: "state" };
 
 function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: PlanOptions): Step[] {
-  const { kv, rotary, maxSeq, tuning } = options;
+  const { kv, rotary, tuning } = options;
   const { label } = node;
   const ranges = (ref: MatrixRef) => rowRanges(ref, options.packing(ref), options.maxBindingBytes);
   const one = (kernel: Kernel, bindings: Record<string, Operand>): Step[] => [
@@ -303,9 +357,14 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
         q: slot(node.out),
         ...cacheBindings(node.layer),
       });
+    case "decodeAttention": {
+      const tile = tuning.decodeAttention;
+      const kernel = decodeAttention({ ...node.heads, kv }, rotary, node.scale, node.visible, tile, node.split);
+      const inputs = { qkv: slot(node.x), table: { shared: "rope" } } as const;
+      return one(kernel, { ...inputs, o: slot(node.out), ...cacheBindings(node.layer) });
+    }
     case "attention": {
-      const tile = maxSeq === 1 ? tuning.decodeAttention : tuning.prefillAttention;
-      const kernel = attention({ ...node.heads, kv }, node.scale, node.visible, tile);
+      const kernel = attention({ ...node.heads, kv }, node.scale, node.visible, tuning.prefillAttention);
       return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) });
     }
     case "sparsemixer":
@@ -333,11 +392,11 @@ function planLinear(
   slot: (value: Value) => Operand,
   options: PlanOptions,
 ): Step {
-  const { weight, epilogue, constants } = node;
+  const { weight, epilogue, constants, joined } = node;
   const { tuning } = options;
   const packing = options.packing(weight);
   const permuted = "group" in packing && packing.permuted;
-  const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted, constants };
+  const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted, joined, constants };
   return {
     label: node.label,
     kernel: node.x.rows === 1 ? matvec(shape, tuning.matvec) : matmul(shape, tuning.matmul),

@@ -11,8 +11,8 @@ function software(subgroup: number): Tuning {
   return {
     matvec: { lanes: 1, groups: 8, subgroup: shared ? subgroup : 1 },
     matmul: shared ? { threads: 8, tokens: 16, subgroup } : { threads: 16, tokens: 4, subgroup: 1 },
-    decodeAttention: { threads: 16 },
-    prefillAttention: { threads: 16 },
+    decodeAttention: { threads: 8, quads: 1, keys: 64, subgroup: shared ? subgroup : 1, splits: 1, span: 1 },
+    prefillAttention: { threads: 8, quads: shared ? 2 : 1, keys: 64, subgroup: shared ? subgroup : 1 },
     normLanes: 8,
     argmaxLanes: 256,
     sampleThreads: 64,
@@ -24,8 +24,8 @@ function software(subgroup: number): Tuning {
 const gpu: Tuning = {
   matvec: { lanes: 32, groups: 2, subgroup: 1 },
   matmul: { threads: 64, tokens: 8, subgroup: 1 },
-  decodeAttention: { threads: 32 },
-  prefillAttention: { threads: 32 },
+  decodeAttention: { threads: 32, quads: 1, keys: 64, subgroup: 1, splits: 8, span: 256 },
+  prefillAttention: { threads: 32, quads: 1, keys: 64, subgroup: 1 },
   normLanes: 128,
   argmaxLanes: 256,
   sampleThreads: 256,

@@ -1,98 +1,156 @@
 // attention: o[t, h, :] = sum over j of softmax_j(SCALE * q[t, h] . k[j]) * v[j],  j of the keys that t sees in head h
-//   q [seq, HEADS, HEAD_VECS]     keys, values: see kv/head.wgsl     o [seq, HEADS * HEAD_DIM]
-//   grid: (KV_HEADS, ceil(seq * GROUP / 4)) workgroups of THREADS threads,  GROUP = HEADS / KV_HEADS
-//   A workgroup takes 4 queries that share a key/value head, which makes a score per query a vec4f, and walks over the
-//   keys in tiles of THREADS with a running maximum and sum (online softmax: Milakov & Gimelshein 2018, arXiv 1805.02867;
-//   Dao et al. 2022, arXiv 2205.14135). Keys that none of the four sees are skipped.
-//   Appended: kv/head, kv/*, visible/* (which keys a query sees, and which four go together),
-//   const SUMS = ceil(HEAD_VECS / THREADS).
+//   keys, values: see kv/head.wgsl     q, o and the grid: see attention/prefill.wgsl and attention/decode.wgsl
+//   A workgroup of THREADS threads takes QUADS * 4 queries that share a key/value head, which makes their scores vec4f, and
+//   walks over the keys in tiles of TILE with a running maximum and sum (online softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022,
+//   arXiv 2205.14135). Keys that none of the queries sees are skipped. Threads of a subgroup share the loads of queries
+//   and weights.
+//   Appended: attention/*, kv/head, kv/*, visible/* (which keys a query sees, and which queries go together), lanes/*,
+//   const QUADS, const SUMS = ceil(HEAD_VECS / THREADS).
 
 override SCALE: f32;
-override THREADS: u32;
+override THREADS: u32;  // a multiple of SUBGROUP
+override TILE: u32;
 override GROUP: u32 = HEADS / KV_HEADS;
 
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;
-@group(0) @binding(2) var<storage, read> keys: array<KvPack>;
-@group(0) @binding(3) var<storage, read> values: array<KvPack>;
-@group(0) @binding(4) var<storage, read_write> o: array<f32>;
-
 const LOWEST = -3.0e38;
+const QUERIES = QUADS * 4u;
 
-var<workgroup> query: array<vec4f, HEAD_VECS * 4u>;  // [vec, query]
-var<workgroup> scores: array<vec4f, THREADS>;   // of each key of the tile
-var<workgroup> weights: array<vec4f, THREADS>;  // exp(score - top)
+alias Scores = array<vec4f, QUADS>;  // a number for each query
+
+override QUERY_VECS: u32 = (HEAD_VECS + SUBGROUP - 1u) / SUBGROUP * SUBGROUP;
+override ROUNDS: u32 = (TILE + THREADS - 1u) / THREADS;
+
+var<workgroup> query: array<vec4f, QUERIES * QUERY_VECS>;  // times SCALE, zero behind a head's own
+var<workgroup> weights: array<Scores, ROUNDS * THREADS>;   // of each key of the tile: the score, then exp(score - top)
+var<workgroup> partial: array<Scores, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) thread: u32) {
   let kvHead = id.x;
-  let rows = vec4u(id.y * 4u) + vec4u(0u, 1u, 2u, 3u);
-  let row = min(rows, vec4u(state.seq * GROUP - 1u));        // surplus rows repeat the last one
-  let token = rowToken(row);
-  let head = vec4u(kvHead * GROUP) + rowHead(row);
-  let position = vec4u(state.past) + token;
-  let base = (token * HEADS + head) * HEAD_VECS;
-
-  for (var i = thread + begin(); i < HEAD_VECS * 4u; i += THREADS) {
-    query[i] = q[base[i % 4u] + i / 4u] * SCALE;
+  let place = ownLane();
+  var heads: array<u32, QUERIES>;
+  var positions: array<u32, QUERIES>;
+  var last = 0u;  // the last key that is seen
+  for (var i = 0u; i < QUERIES; i++) {
+    let row = min(firstRow(id.y) + i, state.seq * GROUP - 1u);  // surplus rows repeat the last one
+    heads[i] = kvHead * GROUP + rowHead(row);
+    positions[i] = state.past + rowToken(row);
+    last = max(last, positions[i]);
   }
+  prepare(id, thread);
+  let end = min(last + 1u, lastKey(id.y));
   workgroupBarrier();
 
-  var top = vec4f(LOWEST);  // running maximum of the scores
-  var mass = vec4f(0.0);    // running sum of the weights
-  var sums: array<mat4x4f, SUMS>;  // column: query; the dimensions that this thread owns
+  var top: Scores;   // running maximum of the scores
+  var mass: Scores;  // running sum of the weights of this thread's keys
+  for (var q = 0u; q < QUADS; q++) {
+    top[q] = vec4f(LOWEST);
+  }
+  var sums: array<array<vec4f, SUMS>, QUERIES>;  // the dimensions that this thread owns
 
-  let last = max(max(position.x, position.y), max(position.z, position.w));
-  for (var tile = nextKey(0u, head, position); tile <= last; tile = nextKey(tile + THREADS, head, position)) {
-    // Scores: a thread takes a key and meets the four queries with it.
-    let own = tile + thread;
-    let at = cacheAt(kvHead, min(own, last));
-    var dots = vec4f(0.0);
-    for (var d = begin(); d < HEAD_VECS; d++) {
-      dots += unpackKv(keys[at + d]) * mat4x4f(query[d * 4u], query[d * 4u + 1u], query[d * 4u + 2u], query[d * 4u + 3u]);
-    }
-    dots *= unpackScale(keys[at + HEAD_VECS * SCALE_PACKS]);
-    scores[thread] = select(vec4f(LOWEST), dots, sees(own, head, position));
-    workgroupBarrier();
-
-    // Weights: all threads find the new maximum, each one weighs its key. For a query that has seen no key yet they are
-    // of no use, and the next real maximum fades them to 0.
+  var tile = nextKey(firstKey(id.y), &heads, &positions);
+  while (tile < end) {
+    // Scores: a thread takes a key and meets the queries with it.
     var highest = top;
+    for (var round = begin(); round < ROUNDS; round++) {
+      let local = round * THREADS + thread;
+      let own = tile + local;
+      let at = cacheAt(kvHead, min(own, end - 1u));
+      var dots = Scores();
+      for (var c = begin(); c < QUERY_VECS; c += SUBGROUP) {
+        var mine: array<vec4f, QUERIES>;  // this thread's share of the queries' next vectors
+        for (var i = 0u; i < QUERIES; i++) {
+          mine[i] = query[i * QUERY_VECS + c + place];
+        }
+        for (var lane = begin(); lane < SUBGROUP; lane++) {
+          let key = unpackKv(keys[at + min(c + lane, HEAD_VECS - 1u)]);
+          for (var q = 0u; q < QUADS; q++) {
+            dots[q] += key * mat4x4f(
+              fromLane(mine[q * 4u], lane), fromLane(mine[q * 4u + 1u], lane),
+              fromLane(mine[q * 4u + 2u], lane), fromLane(mine[q * 4u + 3u], lane));
+          }
+        }
+      }
+      let scale = unpackScale(keys[at + HEAD_VECS * SCALE_PACKS]);
+      for (var i = 0u; i < QUERIES; i++) {
+        let seen = local < TILE && own < end && sees(own, heads[i], positions[i]);
+        dots[i / 4u][i % 4u] = select(LOWEST, dots[i / 4u][i % 4u] * scale, seen);
+      }
+      for (var q = 0u; q < QUADS; q++) {
+        highest[q] = max(highest[q], dots[q]);
+      }
+      weights[local] = dots;
+    }
+    partial[thread] = highest;
+    workgroupBarrier();
+
+    // Weights: all threads find the new maximum, each one weighs its keys. For a query that has seen no key yet they are
+    // of no use, and the next real maximum fades them to 0.
     for (var j = begin(); j < THREADS; j++) {
-      highest = max(highest, scores[j]);
+      for (var q = 0u; q < QUADS; q++) {
+        highest[q] = max(highest[q], partial[j][q]);
+      }
     }
-    weights[thread] = exp(scores[thread] - highest);
-    workgroupBarrier();
-
-    // Values: a thread takes four dimensions of the output.
-    let fade = exp(top - highest);
+    var fade: Scores;
+    for (var q = 0u; q < QUADS; q++) {
+      fade[q] = exp(top[q] - highest[q]);
+      mass[q] *= fade[q];
+    }
     top = highest;
-    mass *= fade;
-    for (var s = 0u; s < SUMS; s++) {
-      sums[s] = mat4x4f(sums[s][0] * fade.x, sums[s][1] * fade.y, sums[s][2] * fade.z, sums[s][3] * fade.w);
-    }
-    let tileKeys = min(THREADS, last + 1u - tile);
-    for (var j = begin(); j < tileKeys; j++) {
-      let weight = weights[j];
-      mass += weight;
-      let valueAt = cacheAt(kvHead, tile + j);
-      let scaled = weight * unpackScale(values[valueAt + HEAD_VECS * SCALE_PACKS]);
-      for (var s = 0u; s < SUMS; s++) {
-        let value = unpackKv(values[valueAt + min(thread + s * THREADS, HEAD_VECS - 1u)]);
-        sums[s] += mat4x4f(scaled.x * value, scaled.y * value, scaled.z * value, scaled.w * value);
+    for (var round = begin(); round < ROUNDS; round++) {
+      let local = round * THREADS + thread;
+      for (var q = 0u; q < QUADS; q++) {
+        let weight = exp(weights[local][q] - highest[q]);
+        weights[local][q] = weight;
+        mass[q] += weight;
       }
     }
     workgroupBarrier();
-  }
 
-  var results = sums;  // a copy: indexing the sums themselves by a variable would move them out of registers
-  for (var i = begin(); i < 4u * SUMS; i++) {
-    let r = i % 4u;
-    let vec = thread + i / 4u * THREADS;
-    if (vec < HEAD_VECS && rows[r] == row[r]) {
-      let result = results[i / 4u][r] / mass[r];
-      for (var k = begin(); k < min(4u, HEAD_DIM - vec * 4u); k++) {
-        o[(token[r] * HEADS + head[r]) * HEAD_DIM + vec * 4u + k] = result[k];
+    // Values: a thread takes some dimensions of the output.
+    for (var i = 0u; i < QUERIES; i++) {
+      for (var s = 0u; s < SUMS; s++) {
+        sums[i][s] *= fade[i / 4u][i % 4u];
       }
     }
+    let tileKeys = min(TILE, end - tile);
+    for (var c = begin(); c < tileKeys; c += SUBGROUP) {
+      let mine = weights[c + place];  // this thread's share of the next weights
+      for (var lane = begin(); lane < SUBGROUP; lane++) {
+        let at = cacheAt(kvHead, min(tile + c + lane, end - 1u));
+        let scale = unpackScale(values[at + HEAD_VECS * SCALE_PACKS]);
+        var weight = Scores();
+        for (var q = 0u; q < QUADS; q++) {
+          weight[q] = fromLane(mine[q], lane) * scale;
+        }
+        for (var s = 0u; s < SUMS; s++) {
+          let value = unpackKv(values[at + min(thread + s * THREADS, HEAD_VECS - 1u)]);
+          for (var i = 0u; i < QUERIES; i++) {
+            sums[i][s] += weight[i / 4u][i % 4u] * value;
+          }
+        }
+      }
+    }
+    workgroupBarrier();
+    tile = nextKey(tile + TILE, &heads, &positions);
   }
+
+  partial[thread] = mass;
+  workgroupBarrier();
+  mass = Scores();
+  for (var j = begin(); j < THREADS; j++) {
+    for (var q = 0u; q < QUADS; q++) {
+      mass[q] += partial[j][q];
+    }
+  }
+  store(id, thread, &sums, &top, &mass);
+}
+
+// The first key from `key` on that one of the queries sees, or one behind all that they see.
+fn nextKey(key: u32, heads: ptr<function, array<u32, QUERIES>>, positions: ptr<function, array<u32, QUERIES>>) -> u32 {
+  var next = 0xffffffffu;
+  for (var i = 0u; i < QUERIES; i++) {
+    next = min(next, nextSeen(key, heads[i], positions[i]));
+  }
+  return max(key, next);
 }

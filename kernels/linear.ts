@@ -1,5 +1,6 @@
 /** What matvec and matmul share: their operands' layouts and what becomes of the sum. */
 
+import { type HeadShape, joinedInput, type Splits, type Visible } from "./attention.ts";
 import { stateSnippet } from "./kernel.ts";
 import { type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
 
@@ -22,6 +23,8 @@ export interface LinearShape {
   readonly rangeRows: number;
   /** The weight's columns are stored in another order, which a `perm` buffer gives. */
   readonly permuted?: boolean | undefined;
+  /** The input is that of decodeAttention in parts, which are joined as it is read. */
+  readonly joined?: { readonly heads: HeadShape; readonly visible: Visible; readonly split: Splits } | undefined;
   /** Values of the epilogue's own overrides. */
   readonly constants?: Readonly<Record<string, number>> | undefined;
 }
@@ -44,14 +47,16 @@ const inputs = {
 };
 const shared = new URL("./activations/shared.wgsl", import.meta.url);
 
-/** The snippets of a linear: state, weight, input, epilogue. */
-export function linearSnippets({ layout, epilogue, cols, permuted }: LinearShape): readonly URL[] {
-  return [
-    stateSnippet,
-    ...weightSnippets(layout),
-    ...activationSnippets(layout, cols, permuted),
-    ...epilogues[epilogue],
-  ];
+/** What matvec and matmul share of a linear: the snippets of state, weight, input and epilogue, and their constants. */
+export function linearParts({ layout, epilogue, cols, permuted, joined, constants }: LinearShape) {
+  const plain = { files: activationSnippets(layout, cols, permuted), constants: {}, tile: {} };
+  const join = joined && joinedInput(joined.heads, joined.visible, joined.split);
+  const input = join === undefined ? plain : { ...join, files: [...join.files, shared] };
+  return {
+    files: [stateSnippet, ...weightSnippets(layout), ...input.files, ...epilogues[epilogue]],
+    constants: { ...constants, ...input.constants },
+    tile: input.tile,
+  };
 }
 
 /** How x is read beside a weight of `cols` columns. */
@@ -61,6 +66,6 @@ export function activationSnippets(layout: WeightLayout, cols: number, permuted 
 }
 
 /** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */
-export function linearVariant({ layout, epilogue, permuted }: LinearShape): string {
-  return `${layout}${permuted ? " permuted" : ""},${epilogue}`;
+export function linearVariant({ layout, epilogue, permuted, joined }: LinearShape): string {
+  return `${layout}${permuted ? " permuted" : ""}${joined ? " joined" : ""},${epilogue}`;
 }

@@ -1,6 +1,6 @@
 import type { Kernel } from "./kernel.ts";
 import { lanes } from "./lanes.ts";
-import { type LinearShape, linearSnippets, linearVariant } from "./linear.ts";
+import { type LinearShape, linearParts, linearVariant } from "./linear.ts";
 
 export interface MatmulTile {
   /** Threads in a workgroup, four rows each: a multiple of `subgroup`. */
@@ -13,12 +13,13 @@ export interface MatmulTile {
 
 /** y [seq, rows] = epilogue(x [seq, cols] · Wᵀ), W [rows, cols]: a linear for several tokens. */
 export function matmul(shape: LinearShape, { threads, tokens, subgroup }: MatmulTile): Kernel {
+  const parts = linearParts(shape);
   const shared = lanes(subgroup);
   return {
     name: `matmul<${linearVariant(shape)}>`,
-    files: [new URL("./matmul.wgsl", import.meta.url), ...linearSnippets(shape), ...shared.files],
-    constants: { ...shape.constants, THREADS: threads },
-    tile: { TOKENS: tokens, ...shared.tile },
+    files: [new URL("./matmul.wgsl", import.meta.url), ...parts.files, ...shared.files],
+    constants: { ...parts.constants, THREADS: threads },
+    tile: { TOKENS: tokens, ...parts.tile, ...shared.tile },
     features: shared.features,
     grid: (seq) => [Math.ceil(shape.rangeRows / (threads * 4)), Math.ceil(seq / tokens), 1],
   };

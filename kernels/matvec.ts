@@ -1,6 +1,6 @@
 import { foldedGrid, type Kernel } from "./kernel.ts";
 import { lanes } from "./lanes.ts";
-import { type LinearShape, linearSnippets, linearVariant } from "./linear.ts";
+import { type LinearShape, linearParts, linearVariant } from "./linear.ts";
 
 export interface MatvecTile {
   /** Threads that share the columns of a row: a power of two. */
@@ -16,12 +16,13 @@ export interface MatvecTile {
 
 /** y [rows] = epilogue(W [rows, cols] · x [cols]): a linear for one token. */
 export function matvec(shape: LinearShape, { lanes: rowLanes, groups, subgroup }: MatvecTile): Kernel {
+  const parts = linearParts(shape);
   const shared = lanes(subgroup);
   return {
     name: `matvec<${linearVariant(shape)}>`,
-    files: [new URL("./matvec.wgsl", import.meta.url), ...linearSnippets(shape), ...shared.files],
-    constants: { ...shape.constants, LANES: rowLanes, GROUPS: groups },
-    tile: shared.tile,
+    files: [new URL("./matvec.wgsl", import.meta.url), ...parts.files, ...shared.files],
+    constants: { ...parts.constants, LANES: rowLanes, GROUPS: groups },
+    tile: { ...parts.tile, ...shared.tile },
     features: shared.features,
     grid: () => foldedGrid(Math.ceil(shape.rangeRows / (groups * 4))),
   };

@@ -1,59 +1,11 @@
 // ropeAppend: rotates q and k of a fused row by their position and appends k and v to the cache
-//   (Su et al. 2021, arXiv 2104.09864, in the "rotate half" layout of Hugging Face: dimension i pairs with i + ROTARY / 2)
-//   qkv [seq, (HEADS + 2 * KV_HEADS) * HEAD_DIM]     table [positions, ROTARY / 2] of (cos, sin)
-//   q [seq, HEADS, HEAD_VECS]     keys, values: see kv/head.wgsl
+//   qkv, table: see kv/rotate.wgsl     q [seq, HEADS, HEAD_VECS]     keys, values: see kv/head.wgsl
 //   grid: ceil(seq * (HEADS + 2 * KV_HEADS) * HEAD_VECS / 64), a thread four dimensions of a head
-//   Appended: kv/head, kv/*.
+//   Appended: kv/rotate, kv/head, kv/*.
 
-override ROTARY: u32;
-
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
-@group(0) @binding(2) var<storage, read> table: array<vec2f>;
 @group(0) @binding(3) var<storage, read_write> q: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> keys: array<KvPack>;
 @group(0) @binding(5) var<storage, read_write> values: array<KvPack>;
-
-fn rotated(base: u32, position: u32, i: u32) -> f32 {
-  if (i >= HEAD_DIM) {
-    return 0.0;
-  }
-  if (i >= ROTARY) {
-    return qkv[base + i];
-  }
-  let half = ROTARY / 2u;
-  let turn = table[position * half + i % half];
-  if (i < half) {
-    return qkv[base + i] * turn.x - qkv[base + i + half] * turn.y;
-  }
-  return qkv[base + i] * turn.x + qkv[base + i - half] * turn.y;
-}
-
-fn plain(base: u32, i: u32) -> f32 {
-  if (i >= HEAD_DIM) {
-    return 0.0;
-  }
-  return qkv[base + i];
-}
-
-// Four dimensions of a head from i on, rotated where it is a query or a key.
-fn four(base: u32, position: u32, turned: bool, i: u32) -> vec4f {
-  if (turned) {
-    return vec4f(
-      rotated(base, position, i), rotated(base, position, i + 1u),
-      rotated(base, position, i + 2u), rotated(base, position, i + 3u));
-  }
-  return vec4f(plain(base, i), plain(base, i + 1u), plain(base, i + 2u), plain(base, i + 3u));
-}
-
-// The largest size of a head's numbers in 127 steps. Sizes are compared as bits, in whose order NaN comes last.
-fn scaleOf(base: u32, position: u32, turned: bool) -> f32 {
-  var sizes = vec4u(0u);
-  for (var vec = begin(); vec < HEAD_VECS; vec++) {
-    sizes = max(sizes, bitcast<vec4u>(abs(four(base, position, turned, vec * 4u))));
-  }
-  let most = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
-  return select(bitcast<f32>(most) / 127.0, 0.0, most < 0x03fe0000u);  // 127 times the smallest normal number
-}
 
 @compute @workgroup_size(64)
 fn main(

@@ -1,7 +1,15 @@
 /** ropeAppend and attention: the two kernels that know how heads lie in the cache. */
 import { describe, expect, test } from "vitest";
-import { attention, ropeAppend, type Visible } from "../../kernels/attention.ts";
+import {
+  attention,
+  decodeAttention,
+  decodeOutput,
+  headVecs,
+  ropeAppend,
+  type Visible,
+} from "../../kernels/attention.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
+import { matvec } from "../../kernels/matvec.ts";
 import { type NastyMode, randomValues } from "../reference/compare.ts";
 import type { Numbers } from "../reference/ops.ts";
 import * as reference from "../reference/ops.ts";
@@ -15,7 +23,7 @@ import {
   stored,
   unpackCache,
 } from "./cache.ts";
-import { broken, expectWithin, liveBuffers, runKernel, smallest, u } from "./harness.ts";
+import { broken, expectWithin, kernelSetup, liveBuffers, runKernel, smallest, u } from "./harness.ts";
 
 /** Tokens of a call, positions before it, and what the inputs are like. */
 type Call = readonly [seq: number, past: number, mode: NastyMode];
@@ -189,7 +197,10 @@ type Blocks = Extract<Visible, { blocks: unknown }>["blocks"];
 interface AttentionCase extends CacheShape {
   readonly window?: number;
   readonly blocks?: Blocks;
+  /** Of a workgroup, and keys of a tile. */
   readonly threads: number;
+  /** Groups of four queries of a workgroup; default 1. */
+  readonly quads?: number;
   readonly calls: readonly Call[];
 }
 
@@ -313,9 +324,13 @@ async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shap
   }
 }
 
+/** The adapter's own, or 1. */
+const subgroup = (await kernelSetup()).device.subgroupSize;
+
 function attentionKernel(shape: AttentionCase): Kernel {
-  const { blocks, window, threads } = shape;
-  return attention(shape, shape.headDim ** -0.5, blocks ? { blocks } : { window }, { threads });
+  const { blocks, window, threads, quads = 1 } = shape;
+  const tile = { threads, quads, keys: threads, subgroup: threads % subgroup === 0 ? subgroup : 1 };
+  return attention(shape, shape.headDim ** -0.5, blocks ? { blocks } : { window }, tile);
 }
 
 describe("attention", () => {
@@ -373,22 +388,132 @@ describe("attention", () => {
   const sparse = attentionCases.find(({ blocks }) => blocks !== undefined);
   if (plain === undefined || windowed === undefined || sparse === undefined) throw new Error("no case");
   test.each([
-    ["the end of the window", windowed, "< vec4u(WINDOW)", "<= vec4u(WINDOW)"],
-    ["the first key", windowed, "end - WINDOW", "end + 1u - WINDOW"],
+    ["the end of the window", windowed, "< WINDOW;", "<= WINDOW;"],
+    ["the first key", windowed, "position + 1u - WINDOW", "position + 2u - WINDOW"],
     // Both comparisons keep the future out, for a difference below 0 wraps around: a mistake has to be in both.
-    [
-      "the causal mask",
-      plain,
-      "vec4u(key) <= position) & (position - vec4u(key)",
-      "vec4u(key) <= position + 1u) & (position + 1u - vec4u(key)",
-    ],
+    ["the causal mask", plain, "key <= position && position - key", "key <= position + 1u && position + 1u - key"],
     ["blocks of the next head", sparse, "block + head * HEAD_STEP + 1u", "block + head * HEAD_STEP + HEAD_STEP + 1u"],
     ["a block of the stride that is skipped", sparse, "(STRIDE - 1u - ", "(STRIDE - "],
-    ["the fading of earlier tiles", plain, "mass *= fade", "mass *= 1.0"],
-    ["the scale, by a thousandth", plain, "* SCALE;", "* SCALE * 1.001;"],
+    ["the fading of earlier tiles", plain, "mass[q] *= fade[q]", "mass[q] *= 1.0"],
+    ["the scale, by a thousandth", plain, "* SCALE,", "* SCALE * 1.001,"],
   ] as const)("a mistake is found: %s", async (_what, shape, from, to) => {
     const kernel = await broken(attentionKernel(shape), from, to);
     await expect(checkAttention(kernel, shape)).rejects.toThrow(/elements differ/);
+  });
+});
+
+interface DecodeCase extends Omit<AttentionCase, "calls"> {
+  readonly rotary: number;
+  readonly splits: number;
+  readonly span: number;
+  readonly pasts: readonly number[];
+}
+
+const decodeCases: readonly DecodeCase[] = [
+  // One part; heads that are no whole number of vec4f.
+  { heads: 4, kvHeads: 4, headDim: 6, rotary: 4, kv: "f32", kvRows: 64, threads: 8, splits: 1, span: 1, pasts: [0, 37] },
+  // GQA of 3; fewer keys than a part has, parts that are full, more keys than parts have room for at first.
+  { heads: 6, kvHeads: 2, headDim: 16, rotary: 12, kv: "f16", kvRows: 200, threads: 16, splits: 4, span: 20, pasts: [0, 19, 20, 199] },
+  // A window in a ring; GQA of 5.
+  { heads: 5, kvHeads: 1, headDim: 32, rotary: 32, kv: "f32", window: 40, kvRows: 44, threads: 8, splits: 3, span: 8, pasts: [3, 39, 200] },
+  { heads: 4, kvHeads: 2, headDim: 80, rotary: 32, kv: "int8", kvRows: 70, threads: 8, splits: 2, span: 16, pasts: [5, 66] },
+  {
+    ...{ heads: 4, kvHeads: 1, headDim: 16, rotary: 16, kv: "f32", kvRows: 170, threads: 16, splits: 3, span: 30 },
+    ...{ blocks: { size: 16, local: 2, stride: 4, headStep: 1 }, pasts: [15, 165] },
+  },
+]; // biome-ignore format: a table
+
+/** As ropeAppend, which has tests of its own, and the reference: the row in the cache, and the output with its parts joined. */
+async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promise<Kernel> | Kernel): Promise<void> {
+  const { heads, kvHeads, headDim, rotary, window, blocks, threads, kvRows } = shape;
+  const scale = headDim ** -0.5;
+  const visible: Visible = blocks ? { blocks } : { window };
+  const tile = { threads, quads: 1, keys: threads, subgroup: threads % subgroup === 0 ? subgroup : 1 };
+  const kernel = await change(decodeAttention(shape, rotary, scale, visible, tile, shape));
+  for (const past of shape.pasts) {
+    const call = { seq: 1, past, kvRows };
+    const qkv = randomValues(past, reference.qkvCols(shape));
+    const table = rotaryTable(rotary, past + 1).words;
+    const appended = await runKernel(ropeAppend(shape, rotary), call, {
+      qkv,
+      table,
+      q: { output: heads * headVecs(headDim) * 4 },
+      keys: { output: cacheWords(shape) },
+      values: { output: cacheWords(shape) },
+    });
+    // The cache before, and all rows that the token sees: the stored ones and the one that ropeAppend appended.
+    const stride = headVecs(headDim) * 4;
+    const all = (seed: number, row: Float32Array) => {
+      const before = stored(randomValues(seed, past * kvHeads * headDim), shape);
+      const elements = unpackCache(row, shape);
+      const own = Array.from({ length: kvHeads }, (_, head) => (head * kvRows + (past % kvRows)) * stride);
+      const values = Float64Array.of(...before, ...own.flatMap((at) => [...elements.subarray(at, at + headDim)]));
+      return { values, words: packCache(cacheElements(before, 0, shape), shape) };
+    };
+    const [k, v] = [all(past + 1, appended.keys), all(past + 2, appended.values)];
+    const { keys, values, o } = await runKernel(kernel, call, {
+      qkv,
+      table,
+      keys: { inPlace: k.words },
+      values: { inPlace: v.words },
+      o: { output: decodeOutput(shape, shape) },
+    });
+    const what = `${kernel.name} of ${headDim} at ${past}`;
+    for (const [now, { words }, one] of [
+      [keys, k, appended.keys],
+      [values, v, appended.values],
+    ] as const) {
+      const rowWords = cacheWords(shape) / kvHeads / kvRows;
+      const expected = words.map((word, i) => {
+        const isNew = Math.floor(i / rowWords) % kvRows === past % kvRows;
+        return isNew ? (new Uint32Array(one.buffer, one.byteOffset + i * 4, 1)[0] ?? 0) : word;
+      });
+      expect(new Uint32Array(now.buffer, now.byteOffset, now.length), what).toEqual(expected);
+    }
+
+    // The linear behind it joins the parts: here it is the identity.
+    const cols = heads * headDim;
+    const identity = new Float32Array(cols * cols);
+    for (let i = 0; i < cols; i++) identity[i * cols + i] = 1;
+    const joined = { heads: shape, visible, split: shape };
+    const reader = matvec(
+      { layout: "f32", epilogue: "none", cols, rangeRows: cols, joined },
+      { lanes: 1, groups: 8, subgroup },
+    );
+    const weights = { x: Float32Array.from(o), weight: identity, matrix: Uint32Array.of(0, cols, cols, cols, 0) };
+    const y = shape.splits === 1 ? o : (await runKernel(reader, call, { ...weights, y: { output: cols } as const })).y;
+
+    const q = Float64Array.from({ length: cols }, (_, i) => appended.q[Math.floor(i / headDim) * stride + (i % headDim)] ?? 0); // biome-ignore format: one line
+    const sees = blocks && reference.seesBlocks(blocks);
+    const expected = reference.attention(q, k.values, v.values, {
+      ...shape,
+      seq: 1,
+      keys: past + 1,
+      window,
+      sees,
+      scale,
+    });
+    // Each part is faded once more and added to the others: as if there were a tile more for each.
+    const bound = attentionBound(q, k.values, v.values, { ...shape, threads: threads / 2, calls: [] }, past, scale);
+    expectWithin(y, expected, bound, { shape: [heads, headDim], what });
+  }
+}
+
+describe("decodeAttention", () => {
+  const title =
+    "$heads heads, $kvHeads of keys, of $headDim, $kv cache of $kvRows, window $window, blocks $blocks.size, $splits parts of $span";
+  test.each(decodeCases)(title, async (shape) => {
+    await checkDecode(shape, (kernel) => kernel);
+  });
+
+  const [, parts] = decodeCases;
+  if (parts === undefined) throw new Error("no case");
+  test.each([
+    ["the end of a part", "splitStart(part + 1u)", "splitStart(part + 1u) - 1u"],
+    ["the mass of a part", "o[at + 1u] = whole", "o[at + 1u] = 1.0"],
+    ["who appends", "id.y + 1u == splitCount()", "id.y == splitCount()"],
+  ] as const)("a mistake is found: %s", async (_what, from, to) => {
+    await expect(checkDecode(parts, (kernel) => broken(kernel, from, to))).rejects.toThrow();
   });
 });
 
