@@ -12,7 +12,7 @@ function software(subgroup: number): Tuning {
     matvec: { lanes: 1, groups: 8, subgroup: shared ? subgroup : 1 },
     matmul: shared ? { threads: 8, tokens: 16, subgroup } : { threads: 16, tokens: 4, subgroup: 1 },
     decodeAttention: { threads: 8, quads: 1, keys: 64, subgroup: shared ? subgroup : 1, splits: 1, span: 1 },
-    prefillAttention: { threads: 8, quads: shared ? 2 : 1, keys: 64, subgroup: shared ? subgroup : 1 },
+    prefillAttention: { threads: 8, quads: 1, keys: 64, subgroup: shared ? subgroup : 1 },
     normLanes: 8,
     argmaxLanes: 256,
     sampleThreads: 64,

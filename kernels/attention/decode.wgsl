@@ -20,33 +20,39 @@ fn lastKey(part: u32) -> u32 {
   return splitStart(part + 1u);
 }
 
+// The queries go to workgroup memory, the new key and value to the cache; one loop for all, see `four`. The new key is in
+// the last part: of its keys only this workgroup reads it, and what it overwrites is read by none.
 fn prepare(id: vec3u, thread: u32) {
-  for (var n = thread + begin(); n < QUERIES * QUERY_VECS; n += THREADS) {
-    let head = id.x * GROUP + min(n / QUERY_VECS, GROUP - 1u);
-    query[n] = four(head * HEAD_DIM, state.past, true, n % QUERY_VECS * 4u) * SCALE;  // zero behind the head
-  }
-  // The new key is in the last part: of its keys only this workgroup reads it, and the others none that it overwrites.
-  if (id.y + 1u == splitCount()) {
-    let at = cacheAt(id.x, state.past);
-    for (var n = thread + begin(); n < 2u * HEAD_VECS; n += THREADS) {
-      let isKey = n < HEAD_VECS;
-      let base = (HEADS + select(KV_HEADS, 0u, isKey) + id.x) * HEAD_DIM;
-      let vec = n % HEAD_VECS;
+  let appends = id.y + 1u == splitCount();
+  let at = cacheAt(id.x, state.past);
+  let items = QUERIES * QUERY_VECS + select(0u, 2u * HEAD_VECS, appends);
+  for (var n = thread + begin(); n < items; n += THREADS) {
+    let isQuery = n < QUERIES * QUERY_VECS;
+    let item = select(n - QUERIES * QUERY_VECS, n, isQuery);
+    let vecs = select(HEAD_VECS, QUERY_VECS, isQuery);
+    let which = item / vecs;  // a query of the group; or 0: the key, 1: the value
+    let vec = item % vecs;
+    let head = select(HEADS + which * KV_HEADS + id.x, id.x * GROUP + min(which, GROUP - 1u), isQuery);
+    let isValue = !isQuery && which == 1u;
+    let numbers = four(head * HEAD_DIM, state.past, !isValue, vec * 4u);
+    if (isQuery) {
+      query[n] = numbers * SCALE;  // zero behind the head
+    } else {
       var scale = 1.0;
       if (SCALE_PACKS > 0u) {
-        scale = scaleOf(base, state.past, isKey);
+        scale = scaleOf(head * HEAD_DIM, state.past, !isValue);
       }
-      let pack = packKv(four(base, state.past, isKey, vec * 4u), scale);
-      if (isKey) {
-        keys[at + vec] = pack;
-      } else {
+      let pack = packKv(numbers, scale);
+      if (isValue) {
         values[at + vec] = pack;
+      } else {
+        keys[at + vec] = pack;
       }
       if (SCALE_PACKS > 0u && vec == 0u) {
-        if (isKey) {
-          keys[at + HEAD_VECS] = packScale(scale);
-        } else {
+        if (isValue) {
           values[at + HEAD_VECS] = packScale(scale);
+        } else {
+          keys[at + HEAD_VECS] = packScale(scale);
         }
       }
     }

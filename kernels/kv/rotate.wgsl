@@ -8,36 +8,22 @@ override ROTARY: u32;
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;
 @group(0) @binding(2) var<storage, read> table: array<vec2f>;
 
-fn rotated(base: u32, position: u32, i: u32) -> f32 {
-  if (i >= HEAD_DIM) {
-    return 0.0;
-  }
-  if (i >= ROTARY) {
-    return qkv[base + i];
-  }
-  let half = ROTARY / 2u;
-  let turn = table[position * half + i % half];
-  if (i < half) {
-    return qkv[base + i] * turn.x - qkv[base + i + half] * turn.y;
-  }
-  return qkv[base + i] * turn.x + qkv[base + i - half] * turn.y;
-}
-
-fn plain(base: u32, i: u32) -> f32 {
-  if (i >= HEAD_DIM) {
-    return 0.0;
-  }
-  return qkv[base + i];
-}
-
-// Four dimensions of a head from i on, rotated where it is a query or a key.
+// Four dimensions of a head from i on, rotated where it is a query or a key, zero behind the head. One place for all
+// loads: software drivers compile each of them for long.
 fn four(base: u32, position: u32, turned: bool, i: u32) -> vec4f {
-  if (turned) {
-    return vec4f(
-      rotated(base, position, i), rotated(base, position, i + 1u),
-      rotated(base, position, i + 2u), rotated(base, position, i + 3u));
+  let half = ROTARY / 2u;
+  var numbers = vec4f();
+  for (var k = begin(); k < 4u; k++) {
+    let d = min(i + k, HEAD_DIM - 1u);
+    let own = qkv[base + d];
+    let isTurned = turned && d < ROTARY;
+    let isFirst = d < half;
+    let other = qkv[base + select(d, select(d - half, d + half, isFirst), isTurned)];
+    let turn = table[position * half + d % half];
+    let rotated = own * turn.x + select(other, -other, isFirst) * turn.y;
+    numbers[k] = select(0.0, select(own, rotated, isTurned), i + k < HEAD_DIM);
   }
-  return vec4f(plain(base, i), plain(base, i + 1u), plain(base, i + 2u), plain(base, i + 3u));
+  return numbers;
 }
 
 // The largest size of a head's numbers in 127 steps. Sizes are compared as bits, in whose order NaN comes last.

@@ -173,9 +173,9 @@ describe("ropeAppend", () => {
     const [, shape] = ropeCases;
     if (shape === undefined) throw new Error("no case");
     for (const [from, to] of [
-      ["turn.x - qkv", "turn.x + qkv"],
+      ["select(other, -other, isFirst)", "select(-other, other, isFirst)"],
       ["position % state.kvRows", "min(position, state.kvRows - 1u)"],
-      ["i >= ROTARY", "i > ROTARY"],
+      ["d < ROTARY", "d <= ROTARY"],
     ] as const) {
       const kernel = await broken(ropeAppend(shape, shape.rotary), from, to);
       await expect(checkRopeAppend(kernel, shape)).rejects.toThrow(/elements differ/);
