@@ -45,6 +45,7 @@ export {
   type LogitsSource,
   openFolder,
   PhiError,
+  type QuantizeOptions,
   type SamplingOptions,
   type TextLoss,
 } from "../engine/index.ts";
