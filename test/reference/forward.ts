@@ -1,6 +1,6 @@
 /** Whole models from the ops of ops.ts, without a cache: the reference that every layer of an engine can be held to. */
 
-import { type CaseEntry, readWeights } from "./fixture.ts";
+import { type CaseEntry, type ReferenceTensor, readWeights } from "./fixture.ts";
 import {
   add,
   attention,
@@ -56,10 +56,16 @@ const families: Readonly<Record<string, Family>> = {
   phimoe: { block: phimoeBlock, finalNorm: (m, x) => norm(m, x, "model.norm"), head: biasedHead },
 };
 
-/** Loads the checkpoint of `entry` (not quantized); the result runs it on the ids of one prompt. */
-export function loadForward(entry: CaseEntry): (ids: readonly number[]) => Forward {
+/**
+ * Loads the checkpoint of `entry` (not quantized), its tensors as `change` makes them; the result runs it on the ids of
+ * one prompt.
+ */
+export function loadForward(
+  entry: Pick<CaseEntry, "folder" | "config" | "modelType">,
+  change: (name: string, tensor: ReferenceTensor) => ReferenceTensor = (_, tensor) => tensor,
+): (ids: readonly number[]) => Forward {
   const { config } = entry;
-  const tensors = readWeights(entry.folder);
+  const tensors = new Map([...readWeights(entry.folder)].map(([name, tensor]) => [name, change(name, tensor)]));
   const hidden = Number(config.hidden_size);
   const heads = Number(config.num_attention_heads);
   const headDim = hidden / heads;

@@ -4,6 +4,7 @@ import type { QuantizedRows } from "../../engine/formats/quantized.ts";
 import type { ZeroKind } from "../../kernels/quantize.ts";
 import type { GroupSize, QuantizedLayout } from "../../kernels/weights.ts";
 import { type NastyMode, randomValues, seededRandom } from "./compare.ts";
+import type { ReferenceTensor } from "./fixture.ts";
 import { decodeHalf, encodeHalf } from "./ops.ts";
 
 /** Random integers over their whole range, whole zeros (to 16 or 256) and others in turn, and scales of a mode. */
@@ -47,6 +48,24 @@ export interface QuantizedGroup {
   readonly scale: number;
   readonly zero: number;
   readonly error: number;
+}
+
+/** A matrix as it is after quantizing: each row in groups of 32 columns, with any zeros. */
+export function quantizedTensor({ shape, values }: ReferenceTensor, layout: QuantizedLayout): ReferenceTensor {
+  const group = 32;
+  const [, cols = 0] = shape;
+  const levels = layout === "q4" ? 15 : 255;
+  const out = values.slice();
+  for (let row = 0; row < values.length; row += cols) {
+    for (let first = row; first < row + cols; first += group) {
+      const end = Math.min(first + group, row + cols);
+      const { scale, zero } = searchGroup([...values.subarray(first, end)], layout, "any");
+      for (let i = first; i < end; i++) {
+        out[i] = scale * (clamp(Math.round((values[i] ?? 0) / scale + zero), 0, levels) - zero);
+      }
+    }
+  }
+  return { shape, values: out };
 }
 
 const half = (value: number) => decodeHalf(encodeHalf(value, "f16"), "f16");
