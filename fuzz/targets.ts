@@ -5,11 +5,16 @@
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { openCheckpoint } from "../engine/checkpoint.ts";
 import { describeCheckpoint } from "../engine/describe.ts";
 import { PhiError } from "../engine/errors.ts";
 import { parseJson } from "../engine/json.ts";
+import { declareWeights } from "../engine/model.ts";
+import { readArchitecture } from "../engine/models/table.ts";
+import { quantizeTargets } from "../engine/quantize.ts";
 import { bitsPerElement, readSafetensorsHeader, safetensorsBytes } from "../engine/safetensors.ts";
 import type { ByteSource, Folder } from "../engine/source.ts";
+import { checkWeights } from "../engine/upload.ts";
 import { loadTokenizer, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 import { mutateBytes, mutateJson, mutateText, mutateValue, type Random } from "./mutate.ts";
 
@@ -190,6 +195,50 @@ function checkpointTarget(name: string, changes: (file: string) => boolean): Fuz
   };
 }
 
+const quantized = checkpoints.filter((files) => text(files["config.json"]).includes('"quantization_config"'));
+
+/** A quantized checkpoint with another quantization_config, or with other bytes; every row of what is accepted is read. */
+const quantization: FuzzTarget = {
+  name: "quantization",
+  input(random) {
+    const files = random.pick(quantized);
+    const config = JSON.parse(text(files["config.json"]));
+    const kind = random.below(3);
+    if (kind === 0) {
+      const weights = (files["model.safetensors"] ?? new Uint8Array()).slice();
+      const start = 8 + bytesOf(headerText(weights)).length;
+      for (let changes = random.below(4); changes >= 0; changes--) {
+        weights[start + random.below(weights.length - start)] = random.below(256);
+      }
+      return { ...files, "model.safetensors": weights };
+    }
+    const mutated = mutateValue(config.quantization_config, random);
+    if (kind === 1)
+      return { ...files, "config.json": bytesOf(JSON.stringify({ ...config, quantization_config: mutated })) };
+    const own = random.chance(0.5) ? config.quantization_config : null;
+    const both = { "config.json": bytesOf(JSON.stringify({ ...config, quantization_config: own })) };
+    return { ...files, ...both, "quantize_config.json": bytesOf(JSON.stringify(mutated)) };
+  },
+  run: (input) =>
+    accepts(async () => {
+      const checkpoint = await openCheckpoint(memoryFolder(input));
+      const architecture = readArchitecture(checkpoint.config);
+      const declared = declareWeights(architecture);
+      const weights = await checkWeights(checkpoint, architecture, declared, quantizeTargets(architecture));
+      for (const ref of declared.values()) {
+        if (ref.kind !== "matrix") continue;
+        for (const need of ref.tensors) {
+          const rows = need.shape[0] ?? 0;
+          let read = 0;
+          for await (const piece of weights.source(need).rows(checkpoint.read, 0, rows, weights.delivered(ref))) {
+            read += piece.rows;
+          }
+          claim(read === rows, `${need.name}: ${read} of ${rows} rows`);
+        }
+      }
+    }),
+};
+
 /** The tokenizers of the fixtures with few tokens, so that a case takes milliseconds. */
 const tokenizers = seedsOf("tokenizers", ["tokenizer.json", "tokenizer_config.json"]).map((files) => {
   const definition = JSON.parse(text(files["tokenizer.json"]));
@@ -335,6 +384,7 @@ export const targets: readonly FuzzTarget[] = [
   safetensors,
   checkpointTarget("config", (file) => file === "config.json"),
   checkpointTarget("index", (file) => file.endsWith(".index.json")),
+  quantization,
   tokenizerJson,
   chatTemplate,
   prompt,
