@@ -118,15 +118,28 @@ export async function benchHost(
       // Two runs: the second has the compiled JavaScript of the first.
       for (let n = 0; n < 2; n++) await timeRun(model, prompt, newTokens + 1);
       const usPerToken: number[] = [];
+      const cpuUsPerToken: number[] = [];
       let dispatches = 0;
       for (let n = 0; n < repetitions; n++) {
-        const run = await timeRun(model, prompt, newTokens + 1);
+        let before = process.cpuUsage();
+        let spent = before;
+        const run = await timeRun(model, prompt, newTokens + 1, {
+          onFirst: () => {
+            before = process.cpuUsage();
+          },
+          onLast: () => {
+            spent = process.cpuUsage(before);
+          },
+        });
         usPerToken.push((run.decodeMs * 1000) / newTokens);
+        cpuUsPerToken.push((spent.user + spent.system) / newTokens);
         dispatches = run.dispatchesPerToken;
       }
       const perDispatch = usPerToken.map((us) => us / dispatches);
       const where = `at depth ${depth}`;
       figures.push({ name: `host time ${where}`, unit: "µs/token", samples: usPerToken });
+      // Of all threads, Dawn's too: what is left of the time where others use the processor.
+      figures.push({ name: "  CPU", unit: "µs/token", samples: cpuUsPerToken });
       figures.push(...(await divide(model, prompt, options, clock)));
       figures.push({ name: `host time ${where}`, unit: "µs/dispatch", samples: perDispatch });
       if (depth === options.depths.at(-1)) figures.push({ name: "dispatches", unit: "a token", samples: [dispatches] });
