@@ -212,9 +212,9 @@ const attentionCases: readonly AttentionCase[] = [
     calls: [[1, 0, "normal"], [5, 0, "normal"], [33, 0, "outliers"], [1, 15, "normal"], [1, 16, "tiny"], [33, 70, "zeros"]],
   },
   { heads: 4, kvHeads: 1, headDim: 16, kv: "f16", kvRows: 100, threads: 16, calls: [[1, 70, "normal"], [5, 37, "outliers"]] },
-  // A window smaller than a tile, in a ring; GQA of 3.
+  // A window smaller than a tile, in a ring; GQA of 3; eight queries a workgroup.
   {
-    ...{ heads: 6, kvHeads: 2, headDim: 16, kv: "f32", window: 5, kvRows: 37, threads: 32 },
+    ...{ heads: 6, kvHeads: 2, headDim: 16, kv: "f32", window: 5, kvRows: 37, threads: 32, quads: 2 },
     calls: [[1, 3, "normal"], [33, 0, "normal"], [33, 70, "outliers"], [5, 200, "normal"]],
   },
   // A window of several tiles, in a ring.
