@@ -71,8 +71,8 @@ test("every kernel of every architecture has a reference; one of each family agr
 
 test.each([
   ["matvec<", "sums[p] +=", "sums[p] ="],
-  ["attention<", "mass += weight", "mass += 1.001 * weight"],
-  ["ropeAppend<", "* turn.x - ", "* turn.x + "],
+  ["attention<", "mass[q] += weight", "mass[q] += 1.001 * weight"],
+  ["ropeAppend<", "select(other, -other, isFirst)", "other"],
   ["layerNorm", "+ bias[", "- bias["],
   ["argmax", "best[i] > highest", "best[i] < highest"],
 ])("a mistake in %s is found", async (name, from, to) => {
