@@ -176,17 +176,19 @@ class Chat {
     let result: GenerationResult | undefined;
     const answering = new AbortController();
     this.#answering = answering;
+    // By hand: Node 20 loses aborts through AbortSignal.any once one of its signals was collected.
+    const stop = () => answering.abort();
+    signal.addEventListener("abort", stop);
     const { seed } = this.#sampling;
     const sampling =
       seed === undefined
         ? this.#sampling
         : { ...this.#sampling, seed: BigInt.asUintN(64, BigInt(seed) + this.#turns++) };
-    const stop = [...this.#form.stops, ...this.#options.stop];
     const pieces = this.#model.generate(ids, {
       maxTokens,
       sampling,
-      stop,
-      signal: AbortSignal.any([signal, answering.signal]),
+      stop: [...this.#form.stops, ...this.#options.stop],
+      signal: answering.signal,
     });
     try {
       for (;;) {
@@ -207,6 +209,7 @@ class Chat {
       this.#stats = `stopped after ${generated.length} tokens`;
     } finally {
       this.#answering = undefined;
+      signal.removeEventListener("abort", stop);
       await print("\n");
     }
     if (result !== undefined) this.#tell(result, ids.length + generated.length);

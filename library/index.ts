@@ -118,22 +118,26 @@ export async function load(source: CheckpointSource, options: LoadOptions = {}):
   const folder = await openSource(source);
   const own = typeof asked === "object" ? undefined : await openAdapter(asked === undefined ? {} : { adapter: asked });
   const adapter = own?.adapter ?? (asked as GPUAdapter);
-  const refused = new AbortController();
-  const signal = options.signal ? AbortSignal.any([options.signal, refused.signal]) : refused.signal;
+  // By hand: Node 20 loses aborts through AbortSignal.any once one of its signals was collected.
+  const stopped = new AbortController();
+  const stop = () => stopped.abort();
+  options.signal?.addEventListener("abort", stop);
+  if (options.signal?.aborted) stop();
   const parse = async (): Promise<ParsedTokenizer> => {
     try {
       const parsed = await parseTokenizer(folder, wanted);
       onTokenizer?.(parsed.tokenizer);
       return parsed;
     } catch (error) {
-      refused.abort();
+      stop();
       throw error;
     }
   };
   const [loaded, parsed] = await Promise.allSettled([
-    loadModel({ checked: nothingChecked, ...engineOptions, folder, adapter, signal }),
+    loadModel({ checked: nothingChecked, ...engineOptions, folder, adapter, signal: stopped.signal }),
     parse(),
   ]);
+  options.signal?.removeEventListener("abort", stop);
   if (loaded.status === "fulfilled" && parsed.status === "fulfilled") {
     return textModel(loaded.value, parsed.value, folder.name, () => own?.release());
   }
