@@ -221,6 +221,7 @@ interface SoakCommandOptions extends ModelOptions {
   readonly generations: number;
   readonly loads: number;
   readonly concurrent: number;
+  readonly repeats: number;
 }
 
 async function soak(options: SoakCommandOptions): Promise<void> {
@@ -447,6 +448,7 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .option("--generations <n>", "on one model", integerOption("--generations", 1, mostTokens), 10_000)
     .option("--loads <n>", "of a model, one after the other", integerOption("--loads", 0, mostTokens), 100)
     .option("--concurrent <n>", "generations at once", integerOption("--concurrent", 1, 1000), 20)
+    .option("--repeats <n>", "runs of the same 256 tokens", integerOption("--repeats", 0, 100_000), 100)
     .action(soak);
 
   bench

@@ -12,12 +12,15 @@ export interface SoakOptions {
   readonly generations: number;
   readonly loads: number;
   readonly concurrent: number;
+  /** Runs of the same 256 tokens, greedy and sampled. */
+  readonly repeats: number;
   readonly onProgress?: (text: string) => void;
 }
 
 /** Host memory may move by this share after the warm-up. */
 const flat = 0.05;
-const context = 128;
+const context = 512;
+const repeatedTokens = 256;
 
 /** The n-th of the mixed requests: greedy and sampled, short and long, some with a prefix that the one before has. */
 function request(n: number, vocabularySize: number) {
@@ -41,9 +44,31 @@ function broken(what: string, expected: unknown, got: unknown): never {
 
 const median = (values: readonly number[]) => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 
+/** The same tokens every time: from an empty cache and a filled one, and after an answer that was broken off. */
+async function repeat(model: Model, repeats: number, onProgress?: (text: string) => void): Promise<void> {
+  const { ids } = request(0, model.vocabularySize);
+  for (const sampling of [{}, { temperature: 0.8, seed: 11n }] as const) {
+    let first: string | undefined;
+    for (let n = 0; n < repeats; n++) {
+      // Every other time something else is cached before, and every fourth time its answer was broken off.
+      if (n % 2 === 1) {
+        for await (const _ of model.generate(request(n, model.vocabularySize).ids, { maxTokens: 8, sampling })) {
+          if (n % 4 === 3) break;
+        }
+      }
+      const out: number[] = [];
+      const options = { maxTokens: repeatedTokens, sampling, ignoreEos: true };
+      for await (const { id } of model.generate(ids, options)) out.push(id);
+      first ??= out.join();
+      if (out.join() !== first) broken(`tokens of run ${n} of ${repeats}`, first, out.join());
+    }
+    onProgress?.(`${repeats} runs of ${repeatedTokens} tokens at temperature ${"temperature" in sampling ? 0.8 : 0}`);
+  }
+}
+
 /** Runs it all. Throws a PhiError "internal" that says what did not stay as it was. */
 export async function benchSoak(options: SoakOptions): Promise<readonly Figure[]> {
-  const { folder, nextAdapter, generations, loads, concurrent, onProgress } = options;
+  const { folder, nextAdapter, generations, loads, concurrent, repeats, onProgress } = options;
   const load = async () => loadModel({ folder, adapter: await nextAdapter(), context });
   const model = await load();
   const rss: number[] = [];
@@ -72,6 +97,7 @@ export async function benchSoak(options: SoakOptions): Promise<readonly Figure[]
     asked.forEach((n, i) => {
       if (together[i] !== before[n]) broken(`tokens of request ${n} among ${concurrent}`, before[n], together[i]);
     });
+    await repeat(model, repeats, onProgress);
   } finally {
     model.dispose();
   }
@@ -103,5 +129,6 @@ export async function benchSoak(options: SoakOptions): Promise<readonly Figure[]
     { name: "host memory at the end", unit: "MiB", samples: [late / 2 ** 20] },
     { name: `host memory gained a load, of ${loads}`, unit: "MiB", samples: [growth / 2 ** 20] },
     { name: "generations at once, each as alone", unit: "", samples: [concurrent] },
+    { name: `equal runs of ${repeatedTokens} tokens, greedy and sampled`, unit: "each", samples: [repeats] },
   ];
 }

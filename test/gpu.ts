@@ -12,3 +12,6 @@ export async function testAdapter(): Promise<GPUAdapter> {
   if (adapter === null) throw new Error("the GPU gives no second adapter");
   return adapter;
 }
+
+/** `PHI_FEATURES=none`: the suites run without optional features of WebGPU. */
+export const testFeatures = process.env.PHI_FEATURES === "none" ? "none" : "all";
