@@ -12,15 +12,16 @@ export interface SoakOptions {
   readonly generations: number;
   readonly loads: number;
   readonly concurrent: number;
-  /** Runs of the same 256 tokens, greedy and sampled. */
+  /** Runs of the same tokens, greedy and sampled. */
   readonly repeats: number;
+  /** How many tokens these have; default 256. */
+  readonly repeatedTokens?: number;
   readonly onProgress?: (text: string) => void;
 }
 
 /** Host memory may move by this share after the warm-up. */
 const flat = 0.05;
 const context = 512;
-const repeatedTokens = 256;
 
 /** The n-th of the mixed requests: greedy and sampled, short and long, some with a prefix that the one before has. */
 function request(n: number, vocabularySize: number) {
@@ -45,7 +46,12 @@ function broken(what: string, expected: unknown, got: unknown): never {
 const median = (values: readonly number[]) => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 
 /** The same tokens every time: from an empty cache and a filled one, and after an answer that was broken off. */
-async function repeat(model: Model, repeats: number, onProgress?: (text: string) => void): Promise<void> {
+async function repeat(
+  model: Model,
+  repeats: number,
+  tokens: number,
+  onProgress?: (text: string) => void,
+): Promise<void> {
   const { ids } = request(0, model.vocabularySize);
   for (const sampling of [{}, { temperature: 0.8, seed: 11n }] as const) {
     let first: string | undefined;
@@ -57,18 +63,19 @@ async function repeat(model: Model, repeats: number, onProgress?: (text: string)
         }
       }
       const out: number[] = [];
-      const options = { maxTokens: repeatedTokens, sampling, ignoreEos: true };
+      const options = { maxTokens: tokens, sampling, ignoreEos: true };
       for await (const { id } of model.generate(ids, options)) out.push(id);
       first ??= out.join();
       if (out.join() !== first) broken(`tokens of run ${n} of ${repeats}`, first, out.join());
     }
-    onProgress?.(`${repeats} runs of ${repeatedTokens} tokens at temperature ${"temperature" in sampling ? 0.8 : 0}`);
+    onProgress?.(`${repeats} runs of ${tokens} tokens at temperature ${"temperature" in sampling ? 0.8 : 0}`);
   }
 }
 
 /** Runs it all. Throws a PhiError "internal" that says what did not stay as it was. */
 export async function benchSoak(options: SoakOptions): Promise<readonly Figure[]> {
-  const { folder, nextAdapter, generations, loads, concurrent, repeats, onProgress } = options;
+  const { folder, nextAdapter, generations, loads, concurrent, onProgress } = options;
+  const { repeats, repeatedTokens = 256 } = options;
   const load = async () => loadModel({ folder, adapter: await nextAdapter(), context });
   const model = await load();
   const rss: number[] = [];
@@ -97,7 +104,7 @@ export async function benchSoak(options: SoakOptions): Promise<readonly Figure[]
     asked.forEach((n, i) => {
       if (together[i] !== before[n]) broken(`tokens of request ${n} among ${concurrent}`, before[n], together[i]);
     });
-    await repeat(model, repeats, onProgress);
+    await repeat(model, repeats, repeatedTokens, onProgress);
   } finally {
     model.dispose();
   }
