@@ -79,9 +79,8 @@ export class Device {
   #peakBytes = 0;
   #failure: PhiError | undefined;
   #disposed = false;
-  /** Rejects when the device fails; raced with everything that waits for the GPU. */
-  readonly #failed: Promise<never>;
-  #fail: (error: PhiError) => void = () => {};
+  /** What waits for the GPU: each is told when the device fails. */
+  readonly #waiting = new Set<(error: PhiError) => void>();
 
   private constructor(gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions) {
     this.gpu = gpu;
@@ -90,13 +89,6 @@ export class Device {
     this.isNull = info.device === "null-backend";
     this.subgroupSize = gpu.features.has("subgroups") ? subgroupSize(info) : 1;
     this.#options = options;
-    this.#failed = new Promise((_, reject) => {
-      this.#fail = (error) => {
-        this.#failure ??= error;
-        reject(this.#failure);
-      };
-    });
-    this.#failed.catch(() => {}); // a failure that nobody waits for is thrown by the next check()
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault(); // Dawn would print it on stdout and go on
       this.#fail(gpuError(event.error));
@@ -230,22 +222,37 @@ export class Device {
     return bytes;
   }
 
-  /** Waits for the GPU, but neither past its failure nor for ever. */
-  async #guard<T>(work: Promise<T>, label: string): Promise<T> {
+  /** The first failure is the device's; everything that waits for the GPU ends with it. */
+  #fail(error: PhiError): void {
+    this.#failure ??= error;
+    for (const reject of this.#waiting) reject(this.#failure);
+    this.#waiting.clear();
+  }
+
+  /**
+   * Waits for the GPU, but neither past its failure nor for ever. Not by Promise.race with a promise that lives as long
+   * as the device: that would keep something of every wait until the end.
+   */
+  #guard<T>(work: Promise<T>, label: string): Promise<T> {
     const watchdogMs = this.#options.watchdogMs ?? defaultWatchdogMs[this.isSoftware ? "software" : "gpu"];
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const timeout = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new PhiError("gpu", `${label}: the GPU has not answered for ${watchdogMs / 1000} s`)),
+    return new Promise<T>((resolve, reject) => {
+      const timer = setTimeout(
+        () => end(() => reject(new PhiError("gpu", `${label}: the GPU has not answered for ${watchdogMs / 1000} s`))),
         watchdogMs,
       );
+      const failed = (error: PhiError) => end(() => reject(error));
+      const end = (settle: () => void) => {
+        clearTimeout(timer);
+        this.#waiting.delete(failed);
+        settle();
+      };
+      this.#waiting.add(failed);
+      work.then(
+        (value) => end(() => resolve(value)),
+        (error: unknown) => end(() => reject(error)),
+      );
+      if (this.#failure !== undefined) failed(this.#failure);
     });
-    try {
-      return await Promise.race([work, this.#failed, timeout]);
-    } finally {
-      clearTimeout(timer);
-      work.catch(() => {}); // it may still reject after the race was lost
-    }
   }
 
   /** Frees every buffer and the device. */
