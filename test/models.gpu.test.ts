@@ -102,8 +102,9 @@ describe.each(cases.map((entry) => [entry.name, entry] as const))("%s", (_name, 
   test.skipIf(entry.quantized)(
     "chunks of 5, chunks of 1 and one chunk give the same logits and continuation",
     async () => {
-      // Some 30 tokens: chunks of 1 run them one by one, on slow drivers too.
-      const prompt = reference.prompts.find(({ logits, length }) => logits !== undefined && length >= 20);
+      // Some 30 tokens, for chunks of 1 run them one by one, on slow drivers too; a trimmed fixture may have fewer.
+      const known = reference.prompts.filter(({ logits }) => logits !== undefined);
+      const prompt = known.find(({ length }) => length >= 20) ?? known.at(-1);
       if (prompt?.logits === undefined) throw new Error("no prompt with logits");
       const shape = [prompt.length, reference.vocab];
       const whole = await greedy(await f32(), prompt.ids, 8);
