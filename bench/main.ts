@@ -231,7 +231,7 @@ async function soak(options: SoakCommandOptions): Promise<void> {
   try {
     const environment = environmentOf(opened);
     const figures = await benchSoak({ ...options, folder, nextAdapter: () => anotherAdapter(opened), onProgress });
-    const table = { command: "soak", model: modelName(folder.name), settings: "f16 cache of 128 positions", figures };
+    const table = { command: "soak", model: modelName(folder.name), settings: "f16 cache of 512 positions", figures };
     await report([table], environment, options.json);
   } finally {
     opened.release();
