@@ -6,10 +6,11 @@
  */
 
 import { realpathSync } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, statfs, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { writeAll } from "../cli/output.ts";
 import { publishedModels } from "../cli/published.ts";
 import { type Config, declaredFolder, declaredTensors } from "../engine/declared.ts";
 import { PhiError, printable } from "../engine/errors.ts";
@@ -230,11 +231,6 @@ async function writeShard(
     await file.close();
   }
   return header.bytes.length + header.dataBytes;
-}
-
-/** A write may be short. */
-async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done)).bytesWritten;
 }
 
 /**

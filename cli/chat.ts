@@ -17,7 +17,7 @@ import { openAdapterOrRestart } from "./adapter.ts";
 import { type SamplingCommandOptions, samplingOf } from "./generate.ts";
 import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
-import { note, print, printUntrusted } from "./output.ts";
+import { note, print, printUntrusted, writing } from "./output.ts";
 import { reportFailure } from "./process.ts";
 import { chatMessages } from "./tokenize.ts";
 
@@ -317,12 +317,13 @@ async function* messagesOf(lines: Interface, isTerminal: boolean): AsyncGenerato
 async function save(path: string, messages: readonly ChatMessage[]): Promise<void> {
   const partial = `${path}.${process.pid}.incomplete`;
   try {
-    await writeFile(partial, `${JSON.stringify({ messages }, null, 2)}\n`, { flag: "wx" });
-    await rename(partial, path);
+    await writing(path, async () => {
+      await writeFile(partial, `${JSON.stringify({ messages }, null, 2)}\n`, { flag: "wx" });
+      await rename(partial, path);
+    });
   } catch (error) {
     await rm(partial, { force: true });
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new PhiError("io", `${printable(path)}: cannot be written: ${printable(reason)}`);
+    throw error;
   }
 }
 

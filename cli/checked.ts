@@ -1,15 +1,9 @@
 /** Remembers which kernels passed their check, by adapter, driver and version, in a file of the user's cache folder. */
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import type { CheckedKernels } from "../engine/index.ts";
-import { versionLine } from "./package.ts";
-
-/** Where what phi remembers lies: `XDG_CACHE_HOME` or `~/.cache`. */
-export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
-  return join(environment.XDG_CACHE_HOME || join(homedir(), ".cache"), "phi-webgpu");
-}
+import { cacheFolder, versionLine } from "./package.ts";
 
 const hash = (text: string) => createHash("sha256").update(text).digest("hex").slice(0, 32);
 

@@ -1,5 +1,6 @@
 /** Standard output: back-pressure, and what a terminal may be shown. */
 import { once } from "node:events";
+import type { FileHandle } from "node:fs/promises";
 import { PhiError, printable } from "../engine/errors.ts";
 
 /**
@@ -36,5 +37,13 @@ export async function writing<T>(name: string, write: () => Promise<T>): Promise
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new PhiError("io", `${printable(name)}: cannot be written: ${printable(reason)}`, [], { cause: error });
+  }
+}
+
+/** Writes all bytes, at an offset or where the last call ended: one `write` may take less than it was given. */
+export async function writeAll(file: FileHandle, bytes: Uint8Array, offsetBytes?: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const at = offsetBytes === undefined ? null : offsetBytes + done;
+    done += (await file.write(bytes, done, bytes.length - done, at)).bytesWritten;
   }
 }

@@ -1,6 +1,7 @@
 /** Facts about this package, found from where its compiled code lies. */
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -9,6 +10,11 @@ function packageRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, "package.json"))) folder = dirname(folder);
   return folder;
+}
+
+/** Where what phi keeps from one run to the next lies: `XDG_CACHE_HOME` or `~/.cache`. */
+export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
+  return join(environment.XDG_CACHE_HOME || join(homedir(), ".cache"), "phi-webgpu");
 }
 
 /** The bundled phi-tiny checkpoint, the model when none is named. */

@@ -1,6 +1,6 @@
 /** `phi generate --prompts FILE.jsonl -o OUT.jsonl`: many prompts with one loaded model, one result a line. */
 import { createReadStream } from "node:fs";
-import { type FileHandle, open, stat } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { type ModelDescription, PhiError, printable } from "../engine/index.ts";
 import type { TextModel, TextPrompt } from "../library/index.ts";
 import { promptIds } from "../library/text.ts";
@@ -11,7 +11,7 @@ import { checkPrompt, collect, type GenerateCommandOptions, outcomeJson, samplin
 import { decodeUtf8 } from "./input.ts";
 import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds, integerOption, numberOption, stopOption } from "./options.ts";
-import { note, writing } from "./output.ts";
+import { note, writeAll, writing } from "./output.ts";
 import { chatMessages } from "./tokenize.ts";
 
 /** Options of `phi generate` with `--prompts`. */
@@ -150,10 +150,6 @@ async function openResults(path: string) {
     append: (result: object) => writing(path, () => writeAll(handle, Buffer.from(jsonLine(result)))),
     close: () => handle.close(),
   };
-}
-
-async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) done += (await handle.write(bytes, done)).bytesWritten;
 }
 
 function resultId(path: string, number: number, line: Uint8Array): string | number {

@@ -1,12 +1,12 @@
 /** `phi quantize`: a float checkpoint written as a GPTQ checkpoint. */
 import { rmSync } from "node:fs";
-import { type FileHandle, lstat, mkdir, open, readdir, rename, rmdir, statfs } from "node:fs/promises";
+import { lstat, mkdir, open, readdir, rename, rmdir, statfs } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { exportQuantized, type OutputFolder, PhiError, printable } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes } from "./format.ts";
 import { loadProgress, openModelFolder, type RunOptions } from "./model.ts";
-import { note } from "./output.ts";
+import { note, writeAll, writing } from "./output.ts";
 
 /** Options of `phi quantize`. */
 export interface QuantizeCommandOptions extends Pick<RunOptions, "model" | "adapter" | "allowSymlinks"> {
@@ -50,7 +50,7 @@ export async function quantize(options: QuantizeCommandOptions, signal: AbortSig
 async function refuseOccupied(shown: string, path: string): Promise<void> {
   const stats = await lstat(path).catch(() => undefined); // what cannot be looked at cannot be written either
   if (stats === undefined) return;
-  const entries = stats.isDirectory() ? await told(path, () => readdir(path)) : undefined;
+  const entries = stats.isDirectory() ? await writing(path, () => readdir(path)) : undefined;
   if (entries?.length === 0) return;
   const got = entries === undefined ? "a file" : `one with ${entries.length} entries`;
   throw new PhiError("usage", `--output: expected an empty folder or a new one, got ${got}: "${printable(shown)}"`);
@@ -67,7 +67,7 @@ export async function writeFolder<Result>(
 ): Promise<Result> {
   const parent = dirname(path);
   const temporary = join(parent, `${basename(path)}.${process.pid}.incomplete`);
-  await told(path, async () => {
+  await writing(path, async () => {
     await rmdir(path).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOENT") throw error;
     });
@@ -76,13 +76,13 @@ export async function writeFolder<Result>(
   const remove = () => rmSync(temporary, { recursive: true, force: true });
   process.once("exit", remove); // a signal may end the process before the failure comes back here
   try {
-    const { bavail, bsize } = await told(path, () => statfs(parent));
+    const { bavail, bsize } = await writing(path, () => statfs(parent));
     const result = await work({ create: (name, size) => createFile(temporary, name, size) }, (bytes) => {
       if (bytes <= bavail * bsize) return;
       const free = formatBytes(bavail * bsize);
       throw new PhiError("io", `${printable(path)}: expected ${formatBytes(bytes)} of free space, got ${free}`);
     });
-    await told(path, () => rename(temporary, path));
+    await writing(path, () => rename(temporary, path));
     return result;
   } finally {
     process.off("exit", remove);
@@ -91,34 +91,17 @@ export async function writeFolder<Result>(
 }
 
 async function createFile(folder: string, name: string, sizeBytes: number) {
-  const handle = await told(name, () => open(join(folder, name), "wx"));
-  await told(name, () => handle.truncate(sizeBytes)).catch(async (error: unknown) => {
+  const handle = await writing(name, () => open(join(folder, name), "wx"));
+  await writing(name, () => handle.truncate(sizeBytes)).catch(async (error: unknown) => {
     await handle.close();
     throw error;
   });
   return {
-    write: (offsetBytes: number, bytes: Uint8Array) => told(name, () => writeAll(handle, bytes, offsetBytes)),
+    write: (offsetBytes: number, bytes: Uint8Array) => writing(name, () => writeAll(handle, bytes, offsetBytes)),
     close: () =>
-      told(name, async () => {
+      writing(name, async () => {
         // A rename that outlives a crash must not find files that do not.
         await handle.datasync().finally(() => handle.close());
       }),
   };
-}
-
-/** One `write` may take less than it was given. */
-async function writeAll(file: FileHandle, bytes: Uint8Array, offsetBytes: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, offsetBytes + done);
-    done += bytesWritten;
-  }
-}
-
-async function told<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
-  try {
-    return await work();
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new PhiError("io", `${printable(name)}: cannot be written: ${printable(reason)}`, [], { cause });
-  }
 }

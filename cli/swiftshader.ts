@@ -19,6 +19,7 @@ import { homedir, tmpdir } from "node:os";
 import { basename, delimiter, dirname, join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 import { PhiError } from "../engine/errors.ts";
+import { cacheFolder } from "./package.ts";
 
 const icdName = "vk_swiftshader_icd.json";
 const driverFiles: readonly string[] = [icdName, "libvk_swiftshader.so", "libvulkan.so.1"];
@@ -75,7 +76,7 @@ export function unpackSwiftShader(
   bundle: Bundle,
   environment: NodeJS.ProcessEnv = process.env,
 ): { readonly folder: string; readonly temporary: boolean } {
-  const cache = join(environment.XDG_CACHE_HOME || join(homedir(), ".cache"), "phi-webgpu");
+  const cache = cacheFolder(environment);
   const folder = join(cache, `swiftshader-${bundle.version}`);
   if (isComplete(folder)) return { folder, temporary: false };
   let partial: string | undefined;
