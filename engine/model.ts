@@ -54,6 +54,8 @@ export interface LoadOptions {
    * the weights are read, and a plainer kernel takes the place of one that fails.
    */
   readonly checked?: CheckedKernels;
+  /** Sizes that were measured for this adapter (`tuneModel`), from wherever they were kept: what makes no sense counts for nothing. */
+  readonly tuned?: unknown;
   /** Fault injection, the watchdog, profiles, optional features. */
   readonly device?: DeviceOptions;
 }
@@ -145,7 +147,13 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
       const chunkTokens = Math.min(context, options.chunkTokens ?? chunkFor(device, weights));
       const kvRows = cacheRows(architecture, context, chunkTokens);
       checkCacheBinding(device, architecture, kv, kvRows, context);
-      const engine = new Engine(device, architecture, weights, { kv, context, chunkTokens, kvRows });
+      const engine = new Engine(device, architecture, weights, {
+        kv,
+        context,
+        chunkTokens,
+        kvRows,
+        tuned: options.tuned,
+      });
       const uploaded = uploadWeights(device, checkpoint, weights, {
         signal,
         allowNonFinite: options.allowNonFinite,
@@ -190,6 +198,7 @@ export async function checkKernels(options: LoadOptions): Promise<KernelReport> 
       context,
       chunkTokens: context,
       kvRows: context,
+      tuned: options.tuned,
     });
     const { checks, right, unchecked } = await engine.check(() => true);
     options.checked?.add(right);
@@ -252,6 +261,8 @@ interface EngineOptions {
   readonly context: number;
   readonly chunkTokens: number;
   readonly kvRows: number;
+  /** As in `LoadOptions`. */
+  readonly tuned?: unknown;
 }
 
 /** Tokens that the GPU chooses in one submit. */
@@ -314,7 +325,7 @@ export class Engine {
     this.#options = options;
     this.#weights = weights;
     this.#pipelines = createPipelines(device);
-    this.#tuning = tuningFor(device);
+    this.#tuning = tuningFor(device, options.tuned);
     this.cache = createCache(device, architecture, options.kv, options.kvRows, options.context);
     this.#shared = {
       state: device.createBuffer(

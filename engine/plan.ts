@@ -55,6 +55,8 @@ export interface Step {
   readonly bindings: Readonly<Record<string, Operand>>;
   /** Multiplications and additions for one token, attention's left out: what a step costs, roughly. */
   readonly flopsPerToken: number;
+  /** Which size of the tuning it takes: the family's, or the one that was measured under this key. */
+  readonly size?: { readonly family: Family; readonly key: string };
 }
 
 /** How the next token is chosen on the GPU: the one of the highest logit, or by the whole chain of the sampler. */
@@ -77,8 +79,8 @@ export interface Plan {
   readonly taps: ReadonlyMap<string, { readonly slot: number; readonly cols: number }>;
 }
 
-/** Sizes of workgroups and register tiles, which are chosen per adapter. */
-export interface Tuning {
+/** Sizes of workgroups and register tiles, by the family of kernels that takes them. */
+export interface Sizes {
   readonly matvec: MatvecTile;
   readonly matmul: MatmulTile;
   readonly decodeAttention: AttentionTile & Splits;
@@ -86,6 +88,17 @@ export interface Tuning {
   readonly normLanes: number;
   readonly argmaxLanes: number;
   readonly sampleThreads: number;
+}
+
+export type Family = keyof Sizes;
+
+/** Sizes by kernel and shape (`Step.size`), as tune.ts measures them. */
+export type TunedSizes = { readonly [F in Family]?: Readonly<Record<string, Sizes[F]>> };
+
+/** The sizes of a plan, which are chosen per adapter. */
+export interface Tuning extends Sizes {
+  /** In place of a family's. */
+  readonly tuned?: TunedSizes;
   /** Whether compilers may unroll long loops (state.wgsl). */
   readonly unroll: boolean;
 }
@@ -121,8 +134,30 @@ interface FusedLinear {
 /** Attention of a single token with the rotation and the append before it. */
 interface DecodeAttention extends Omit<Extract<Node, { op: "attention" }>, "op"> {
   readonly op: "decodeAttention";
+  readonly sized: Sized<"decodeAttention">;
   readonly split: Splits;
 }
+
+/** A kernel in a size of its family. */
+interface Sized<F extends Family> {
+  readonly kernel: Kernel;
+  readonly size: { readonly family: F; readonly key: string };
+  readonly value: Sizes[F];
+}
+
+/** The kernel of a shape, in the size that was measured for the two, or else in the family's. */
+function sized<F extends Family>(
+  tuning: Tuning,
+  family: F,
+  shape: string | number,
+  kernelOf: (size: Sizes[F]) => Kernel,
+): Sized<F> {
+  const key = `${kernelOf(tuning[family]).name} ${shape}`;
+  const value: Sizes[F] = tuning.tuned?.[family]?.[key] ?? tuning[family];
+  return { kernel: kernelOf(value), size: { family, key }, value };
+}
+
+const headsText = ({ heads, kvHeads, headDim }: HeadShape) => `${heads}/${kvHeads}x${headDim}`;
 
 /** What has no kernel and must follow a linear. */
 const fusedOps = ["add", "geluNew", "gatedSilu", "gegelu", "scaleMask"] as const;
@@ -209,8 +244,13 @@ function fuseAttention(nodes: readonly PlannedNode[], options: PlanOptions): rea
     ) {
       const readers = nodes.filter((one) => plannedInputs(one).includes(node.out));
       const joins = readers.every((one) => one.op === "fusedLinear" && joinsParts(one, node.heads, options));
-      const split = joins ? options.tuning.decodeAttention : { splits: 1, span: 1 };
-      const fused = { ...node, op: "decodeAttention" as const, x: before.x, split };
+      const splitOf = (size: Splits): Splits => (joins ? size : { splits: 1, span: 1 });
+      const { heads, scale, visible } = node;
+      const inSize = sized(options.tuning, "decodeAttention", headsText(heads), (size) =>
+        decodeAttention({ ...heads, kv: options.kv }, options.rotary, scale, visible, size, splitOf(size)),
+      );
+      const split = splitOf(inSize.value);
+      const fused = { ...node, op: "decodeAttention" as const, x: before.x, sized: inSize, split };
       planned[planned.length - 1] = fused;
       if (split.splits > 1) divided.set(node.out.id, fused);
     } else {
@@ -277,11 +317,14 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
   };
   const steps = nodes.flatMap((node) => planNode(node, slot, options));
   const next = { state, control: { shared: "control" }, ids: { shared: "ids" }, logits: slot(logits) } as const;
+  const greedy = sized(tuning, "argmaxLanes", logits.cols, argmax);
+  const drawn = sized(tuning, "sampleThreads", logits.cols, sample);
   const choosers: Record<Chooser, Step> = {
-    greedy: { label: "next", kernel: argmax(tuning.argmaxLanes), bindings: next, flopsPerToken: 0 },
+    greedy: { label: "next", kernel: greedy.kernel, size: greedy.size, bindings: next, flopsPerToken: 0 },
     sample: {
       label: "next",
-      kernel: sample(tuning.sampleThreads),
+      kernel: drawn.kernel,
+      size: drawn.size,
       bindings: { ...next, marks: { shared: "marks" } },
       flopsPerToken: 0,
     },
@@ -313,8 +356,8 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
   const { kv, rotary, tuning } = options;
   const { label } = node;
   const ranges = (ref: MatrixRef) => rowRanges(ref, options.packing(ref), options.maxBindingBytes);
-  const one = (kernel: Kernel, bindings: Record<string, Operand>): Step[] => [
-    { label, kernel, bindings: { state, ...bindings }, flopsPerToken: 0 },
+  const one = (kernel: Kernel, bindings: Record<string, Operand>, size?: Step["size"]): Step[] => [
+    { label, kernel, bindings: { state, ...bindings }, flopsPerToken: 0, ...(size && { size }) },
   ];
   switch (node.op) {
     case "embed": {
@@ -331,13 +374,14 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
     case "lastRow":
       return one(lastRow(node.x.cols), { x: slot(node.x), y: slot(node.out) });
     case "rmsNorm": {
-      const kernel = oneRow(rmsNorm(node.eps, tuning.normLanes), node.x);
-      return one(kernel, { x: slot(node.x), y: slot(node.out), gain: { vector: node.gain } });
+      const { kernel, size } = sized(tuning, "normLanes", node.x.cols, (lanes) => rmsNorm(node.eps, lanes));
+      const bindings = { x: slot(node.x), y: slot(node.out), gain: { vector: node.gain } } as const;
+      return one(oneRow(kernel, node.x), bindings, size);
     }
     case "layerNorm": {
-      const kernel = oneRow(layerNorm(node.eps, tuning.normLanes), node.x);
+      const { kernel, size } = sized(tuning, "normLanes", node.x.cols, (lanes) => layerNorm(node.eps, lanes));
       const vectors = { gain: { vector: node.gain }, bias: { vector: node.bias } };
-      return one(kernel, { x: slot(node.x), y: slot(node.out), ...vectors });
+      return one(oneRow(kernel, node.x), { x: slot(node.x), y: slot(node.out), ...vectors }, size);
     }
     case "headNorm": {
       const { heads, kvHeads, headDim } = node.heads;
@@ -358,14 +402,15 @@ function planNode(node: PlannedNode, slot: (value: Value) => Operand, options: P
         ...cacheBindings(node.layer),
       });
     case "decodeAttention": {
-      const tile = tuning.decodeAttention;
-      const kernel = decodeAttention({ ...node.heads, kv }, rotary, node.scale, node.visible, tile, node.split);
+      const { kernel, size } = node.sized;
       const inputs = { qkv: slot(node.x), table: { shared: "rope" } } as const;
-      return one(kernel, { ...inputs, o: slot(node.out), ...cacheBindings(node.layer) });
+      return one(kernel, { ...inputs, o: slot(node.out), ...cacheBindings(node.layer) }, size);
     }
     case "attention": {
-      const kernel = attention({ ...node.heads, kv }, node.scale, node.visible, tuning.prefillAttention);
-      return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) });
+      const { kernel, size } = sized(tuning, "prefillAttention", headsText(node.heads), (tile) =>
+        attention({ ...node.heads, kv }, node.scale, node.visible, tile),
+      );
+      return one(kernel, { q: slot(node.x), o: slot(node.out), ...cacheBindings(node.layer) }, size);
     }
     case "sparsemixer":
       return one(sparsemixer(node.experts, node.jitter), { scores: slot(node.x), routing: slot(node.out) });
@@ -397,9 +442,15 @@ function planLinear(
   const packing = options.packing(weight);
   const permuted = "group" in packing && packing.permuted;
   const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted, joined, constants };
+  const sizes = `${rangeRows}x${weight.cols}`;
+  const { kernel, size } =
+    node.x.rows === 1
+      ? sized(tuning, "matvec", sizes, (tile) => matvec(shape, tile))
+      : sized(tuning, "matmul", sizes, (tile) => matmul(shape, tile));
   return {
     label: node.label,
-    kernel: node.x.rows === 1 ? matvec(shape, tuning.matvec) : matmul(shape, tuning.matmul),
+    kernel,
+    size,
     bindings: {
       state,
       x: slot(node.x),
@@ -436,9 +487,15 @@ function planExpertLinear(
     cols: weight.cols,
     rangeRows,
   };
+  const sizes = `${rangeRows}x${weight.cols}`;
+  const { kernel, size } =
+    groups === undefined
+      ? sized(tuning, "matvec", sizes, (tile) => expertMatvec(shape, tile))
+      : sized(tuning, "matmul", sizes, (tile) => expertMatmul(shape, tile));
   return {
     label: node.label,
-    kernel: groups === undefined ? expertMatvec(shape, tuning.matvec) : expertMatmul(shape, tuning.matmul),
+    kernel,
+    size,
     bindings: {
       state,
       x: slot(node.x),

@@ -1,18 +1,29 @@
 /** Sizes of workgroups and register tiles. Software adapters and GPUs want opposite ones: see DESIGN.md, "Kernels". */
 
-import type { Tuning } from "./plan.ts";
+import type { Family, Sizes, TunedSizes, Tuning } from "./plan.ts";
+
+/** What sizes depend on of a device, or an adapter. */
+export interface TunedDevice {
+  readonly isSoftware: boolean;
+  readonly subgroupSize: number;
+}
+
+/** Threads that share loads on a software adapter: its subgroup, where that is small. */
+function sharing(subgroup: number): number {
+  return subgroup > 1 && subgroup <= 8 ? subgroup : 1;
+}
 
 /**
  * An invocation of a software adapter is a SIMD lane: a thread that owns whole rows needs no reduction. Each lane's load
  * takes several instructions, and passing a value within the subgroup takes one.
  */
-function software(subgroup: number): Tuning {
-  const shared = subgroup > 1 && subgroup <= 8;
+function software(subgroupSize: number): Tuning {
+  const subgroup = sharing(subgroupSize);
   return {
-    matvec: { lanes: 1, groups: 8, subgroup: shared ? subgroup : 1 },
-    matmul: shared ? { threads: 8, tokens: 16, subgroup } : { threads: 16, tokens: 4, subgroup: 1 },
-    decodeAttention: { threads: 8, quads: 1, keys: 64, subgroup: shared ? subgroup : 1, splits: 1, span: 1 },
-    prefillAttention: { threads: 8, quads: 1, keys: 64, subgroup: shared ? subgroup : 1 },
+    matvec: { lanes: 1, groups: 8, subgroup },
+    matmul: subgroup > 1 ? { threads: 8, tokens: 16, subgroup } : { threads: 16, tokens: 4, subgroup },
+    decodeAttention: { threads: 8, quads: 1, keys: 64, subgroup, splits: 1, span: 1 },
+    prefillAttention: { threads: 8, quads: 1, keys: 64, subgroup },
     normLanes: 8,
     argmaxLanes: 256,
     sampleThreads: 64,
@@ -32,9 +43,103 @@ const gpu: Tuning = {
   unroll: true,
 };
 
-/** The sizes for a device, or an adapter. */
-export function tuningFor(device: { readonly isSoftware: boolean; readonly subgroupSize: number }): Tuning {
-  return device.isSoftware ? software(device.subgroupSize) : gpu;
+/** Sizes worth measuring beside the defaults, likely ones first. */
+export type Candidates = { readonly [F in Family]: readonly Sizes[F][] };
+
+/** Compiling is most of what a candidate costs here, so there are few. */
+function softwareCandidates(subgroupSize: number): Candidates {
+  const subgroup = sharing(subgroupSize);
+  const own = { subgroup, quads: 1, keys: 64, splits: 1, span: 1 };
+  return {
+    matvec: [
+      ...[1, 2, 4].map((n) => ({ lanes: 1, groups: 8 * n, subgroup })),
+      ...(subgroup === 1 ? [] : [{ lanes: 1, groups: 8, subgroup: 1 }]),
+    ],
+    matmul: [
+      ...[8, 16].flatMap((threads) => [4, 8, 16].map((tokens) => ({ threads, tokens, subgroup }))),
+      ...(subgroup === 1 ? [] : [{ threads: 16, tokens: 4, subgroup: 1 }]),
+    ],
+    decodeAttention: [
+      { ...own, threads: 8, keys: 32 },
+      { ...own, threads: 8, keys: 128 },
+      { ...own, threads: 16 },
+      { ...own, threads: 8, splits: 2, span: 256 },
+      ...(subgroup === 1 ? [] : [{ ...own, threads: 8, subgroup: 1 }]),
+    ],
+    prefillAttention: [
+      { threads: 8, quads: 1, keys: 32, subgroup },
+      { threads: 8, quads: 1, keys: 128, subgroup },
+      { threads: 16, quads: 1, keys: 64, subgroup },
+      { threads: 8, quads: 2, keys: 64, subgroup },
+    ],
+    normLanes: [16, 32, 64],
+    argmaxLanes: [64, 128],
+    sampleThreads: [32, 128, 256],
+  };
+}
+
+const splits = [
+  { splits: 1, span: 1 },
+  { splits: 4, span: 256 },
+  { splits: 8, span: 128 },
+  { splits: 16, span: 128 },
+] as const;
+
+const gpuCandidates: Candidates = {
+  matvec: [8, 16, 32, 64].flatMap((lanes) => [1, 2, 4].map((groups) => ({ lanes, groups, subgroup: 1 }))),
+  matmul: [32, 64, 128].flatMap((threads) => [4, 8, 16].map((tokens) => ({ threads, tokens, subgroup: 1 }))),
+  decodeAttention: [
+    ...[32, 64, 128].map((threads) => ({ threads, quads: 1, keys: 64, subgroup: 1, splits: 8, span: 256 })),
+    ...splits.map((split) => ({ threads: 64, quads: 1, keys: 64, subgroup: 1, ...split })),
+    { threads: 128, quads: 1, keys: 128, subgroup: 1, splits: 8, span: 256 },
+  ],
+  prefillAttention: [1, 2].flatMap((quads) =>
+    [32, 64, 128].flatMap((threads) => [32, 64].map((keys) => ({ threads, quads, keys, subgroup: 1 }))),
+  ),
+  normLanes: [32, 64, 256],
+  argmaxLanes: [64, 128],
+  sampleThreads: [64, 128],
+};
+
+/** What is measured on a device beside its defaults. None takes more than the 256 threads that WebGPU guarantees. */
+export function candidatesFor({ isSoftware, subgroupSize }: TunedDevice): Candidates {
+  return isSoftware ? softwareCandidates(subgroupSize) : gpuCandidates;
+}
+
+/** The sizes for a device, or an adapter; `tuned` are those of tune.ts, from wherever they were kept. */
+export function tuningFor(device: TunedDevice, tuned?: unknown): Tuning {
+  const base = device.isSoftware ? software(device.subgroupSize) : gpu;
+  return tuned === undefined ? base : { ...base, tuned: soundSizes(tuned, candidatesFor(device)) };
+}
+
+/**
+ * The sizes of `tuned` that are candidates of this device: whatever else a file may hold (an earlier version's sizes,
+ * another device's, nonsense) counts for nothing.
+ */
+export function soundSizes(tuned: unknown, candidates: Candidates): TunedSizes {
+  const families = Object.entries(candidates).map(([family, sizes]) => {
+    const known = new Map(sizes.map((size) => [sizeText(size), size]));
+    const given = Object.entries(recordOf(recordOf(tuned)[family]));
+    const sound = given.flatMap(([key, size]) => {
+      const own = known.get(sizeText(size));
+      return own === undefined ? [] : [[key, own] as const];
+    });
+    return [family, Object.fromEntries(sound)] as const;
+  });
+  return Object.fromEntries(families);
+}
+
+function recordOf(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null ? { ...value } : {};
+}
+
+/** A size as text: `lanes 1 groups 8 subgroup 8`, or a number; equal for equal sizes. */
+export function sizeText(size: unknown): string {
+  if (typeof size !== "object" || size === null) return JSON.stringify(size) ?? "";
+  return Object.entries(size)
+    .map(([name, value]) => `${name} ${JSON.stringify(value)}`)
+    .sort()
+    .join(" ");
 }
 
 /** The plainest sizes, in place of those whose kernels compute wrong numbers on an adapter (selfcheck.ts). */
