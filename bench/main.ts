@@ -6,7 +6,15 @@ import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { readText } from "../cli/input.ts";
 import { openModelFolder } from "../cli/model.ts";
-import { choiceOption, groupSizes, integerOption, kvFormats, numberChoiceOption, weightTypes } from "../cli/options.ts";
+import {
+  choiceOption,
+  groupSizes,
+  integerOption,
+  kvFormats,
+  loadOptions,
+  numberChoiceOption,
+  weightTypes,
+} from "../cli/options.ts";
 import { print } from "../cli/output.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import {
@@ -58,6 +66,8 @@ interface CommonOptions {
 interface ModelOptions extends CommonOptions {
   readonly model?: string;
   readonly adapter?: string;
+  readonly quantize?: WeightType;
+  readonly groupSize?: GroupSize;
 }
 
 const mostTokens = 2 ** 31 - 1;
@@ -88,6 +98,22 @@ function withModel(command: Command, repetitions: number): Command {
   return common(command, repetitions)
     .option("-m, --model <dir>", "checkpoint folder (default: the bundled phi-tiny)")
     .option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)");
+}
+
+function withQuantize(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--quantize <type>", "what float weights become while they are loaded")
+        .choices(weightTypes)
+        .argParser(choiceOption("--quantize", weightTypes)),
+    )
+    .option("--group-size <n>", "weights that share a scale", numberChoiceOption("--group-size", groupSizes));
+}
+
+/** A table's settings: weights and cache. */
+function settingsOf({ kv, quantize = "none", groupSize = 32 }: ModelOptions, context: number): string {
+  const weights = quantize === "none" ? "weights as stored" : `${quantize}, groups of ${groupSize}`;
+  return `${weights}, ${kv} cache of ${context} positions`;
 }
 
 const onProgress = (text: string) => void process.stderr.write(`${printable(text)} …\n`);
@@ -127,17 +153,16 @@ async function onModel(
   const opened = await openWorkingAdapter(options.adapter);
   if (opened === undefined) return;
   const environment = environmentOf(opened);
-  const { kv, context } = options;
   onProgress(`loading ${modelName(folder.name)}`);
   try {
     const { adapter } = opened;
-    const model = await loadModel({ folder, adapter, kv, signal, ...(context !== undefined && { context }) });
+    const model = await loadModel({ folder, adapter, signal, ...loadOptions(options) });
     try {
       const figures = await measure(model, opened);
       const subject = {
         command,
         model: `${modelName(folder.name)}, ${model.architecture}`,
-        settings: `${kv} cache of ${model.context} positions`,
+        settings: settingsOf(options, model.context),
       };
       await report([{ ...subject, figures }], environment, options.json);
     } finally {
@@ -156,7 +181,7 @@ async function decode(
 ): Promise<void> {
   const { newTokens, repetitions } = options;
   const folder = await openModelFolder(options.model);
-  const { model: described, problem } = await describeCheckpoint(folder, { kv: options.kv });
+  const { model: described, problem } = await describeCheckpoint(folder, loadOptions(options));
   if (described === undefined) throw problem;
   const most = options.context ?? described.maxPositions;
   const depths = options.depth ?? usualDepths.filter((depth) => Math.max(1, depth) + newTokens + 1 <= most);
@@ -184,8 +209,6 @@ async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
 }
 
 interface LoadCommandOptions extends ModelOptions {
-  readonly quantize?: WeightType;
-  readonly groupSize?: GroupSize;
   readonly newTokens: number;
 }
 
@@ -195,7 +218,7 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
   if (opened === undefined) return;
   try {
     const environment = environmentOf(opened);
-    const { kv, context, repetitions, newTokens, quantize, groupSize } = options;
+    const { kv, context, repetitions, newTokens } = options;
     const figures = await benchLoad({
       folder,
       nextAdapter: () => anotherAdapter(opened),
@@ -204,12 +227,11 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
       context,
       repetitions,
       newTokens,
-      ...(quantize && { quantize: { weights: quantize, ...(groupSize !== undefined && { groupSize }) } }),
+      quantize: loadOptions(options).quantize,
       startBytes,
       onProgress,
     });
-    const weights = quantize === undefined ? "weights as stored" : `${quantize}, groups of ${groupSize ?? 32}`;
-    const settings = `${weights}, ${kv} cache of ${context} positions`;
+    const settings = settingsOf(options, context);
     const table = { command: "load", model: modelName(folder.name), settings, figures };
     await report([table], environment, options.json);
   } finally {
@@ -413,7 +435,7 @@ function presetArgument(text: string, previous: readonly SyntheticPreset[] | und
 function program(signal: AbortSignal, startBytes: number): Command {
   const bench = new Command("bench").description("measures this engine on this machine").helpCommand(true);
 
-  withModel(bench.command("decode"), 3)
+  withQuantize(withModel(bench.command("decode"), 3))
     .description("tokens per second, one token after the other")
     .option("-g, --new-tokens <n>", "tokens of a run", integerOption("--new-tokens", 1, mostTokens), 16)
     .option(
@@ -425,22 +447,16 @@ function program(signal: AbortSignal, startBytes: number): Command {
       await decode(options, signal);
     });
 
-  withModel(bench.command("prefill"), 3)
+  withQuantize(withModel(bench.command("prefill"), 3))
     .description("tokens per second of a prompt")
     .option("-p, --prompt-tokens <n,…>", "tokens of the prompt", integersOption("--prompt-tokens", 1), [512])
     .action(async (options: ModelOptions & { promptTokens: readonly number[] }) => {
       await onModel("prefill", options, (model) => benchPrefill(model, { ...options, onProgress }), signal);
     });
 
-  withModel(bench.command("load"), 1)
+  withQuantize(withModel(bench.command("load"), 1))
     .description("time and host memory from the files to the GPU and to the first token")
     .option("-g, --new-tokens <n>", "tokens to generate then", integerOption("--new-tokens", 1, mostTokens), 1)
-    .addOption(
-      new Option("--quantize <type>", "what float weights become while they are loaded")
-        .choices(weightTypes)
-        .argParser(choiceOption("--quantize", weightTypes)),
-    )
-    .option("--group-size <n>", "weights that share a scale", numberChoiceOption("--group-size", groupSizes))
     .action(async (options: LoadCommandOptions) => load({ ...options, context: options.context ?? 128 }, startBytes));
 
   withModel(bench.command("soak"), 1)
