@@ -15,11 +15,12 @@ import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
 import { buildPlan, type Chooser, explain, type Plan, type Tuning } from "./plan.ts";
+import { hasProblem } from "./problems.ts";
 import type { ProfiledDispatch } from "./profile.ts";
 import { type QuantizeOptions, quantizeTargets } from "./quantize.ts";
 import { type RopePolicy, ropeRegime, withRopePolicy } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
-import { canCheck, checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./selfcheck.ts";
+import { checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./selfcheck.ts";
 import type { Folder } from "./source.ts";
 import { safeTuning, tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./upload.ts";
@@ -428,12 +429,12 @@ export class Engine {
     const kernels = this.#kernels().filter(wanted);
     const checks: KernelCheck[] = [];
     const right: string[] = [];
-    for (const kernel of kernels.filter(canCheck)) {
+    for (const kernel of kernels.filter(hasProblem)) {
       const check = await checkKernel(this.device, this.#pipelines, kernel);
       checks.push(check);
       if (check.error <= 1) right.push(kernelKey(kernel));
     }
-    return { checks, right, unchecked: kernels.filter((kernel) => !canCheck(kernel)).map(({ name }) => name) };
+    return { checks, right, unchecked: kernels.filter((kernel) => !hasProblem(kernel)).map(({ name }) => name) };
   }
 
   /** Makes the plans of generation ready to run on these weights. */
