@@ -129,7 +129,7 @@ export async function benchSoak(options: SoakOptions): Promise<readonly Figure[]
   }
   const [first = 0] = loadRss.slice(Math.floor(loads / 5));
   const growth = ((loadRss.at(-1) ?? 0) - first) / Math.max(1, loads);
-  if (loads >= 50 && growth > 2 ** 20) broken("host memory a load", "less than 1 MiB", `${growth / 2 ** 20} MiB`);
+  if (loads >= 50 && growth > 2 ** 19) broken("host memory a load", "less than 0.5 MiB", `${growth / 2 ** 20} MiB`);
   return [
     { name: `a generation, of ${generations}`, unit: "ms", samples: generationMs },
     { name: "host memory after the warm-up", unit: "MiB", samples: [early / 2 ** 20] },

@@ -81,6 +81,7 @@ export class Device {
   #disposed = false;
   /** What waits for the GPU: each is told when the device fails. */
   readonly #waiting = new Set<(error: PhiError) => void>();
+  readonly #onError = (event: GPUUncapturedErrorEvent) => this.#fail(gpuError(event.error));
 
   private constructor(gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions) {
     this.gpu = gpu;
@@ -89,10 +90,8 @@ export class Device {
     this.isNull = info.device === "null-backend";
     this.subgroupSize = gpu.features.has("subgroups") ? subgroupSize(info) : 1;
     this.#options = options;
-    gpu.addEventListener("uncapturederror", (event) => {
-      event.preventDefault(); // Dawn would print it on stdout and go on
-      this.#fail(gpuError(event.error));
-    });
+    gpu.addEventListener("uncapturederror", quiet);
+    gpu.addEventListener("uncapturederror", this.#onError);
     gpu.lost.then(({ reason, message }) => {
       if (this.#disposed) return;
       this.#fail(new PhiError("gpu", `the GPU device was lost (${reason}): ${firstLine(message)}`));
@@ -260,9 +259,14 @@ export class Device {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const buffer of [...this.#live]) buffer.dispose();
+    // Dawn's binding holds its listeners as roots: one that leads to the device would keep it, and its threads, for ever.
+    this.gpu.removeEventListener("uncapturederror", this.#onError);
     this.gpu.destroy();
   }
 }
+
+/** Dawn would print an error on stdout and go on. Refers to no device, so it can stay when one is gone. */
+const quiet = (event: Event) => event.preventDefault();
 
 function gpuError(error: GPUError): PhiError {
   const message = firstLine(error.message);

@@ -2,6 +2,8 @@
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Device, type DeviceCall, type DeviceOptions } from "../../engine/device.ts";
 import { PhiError } from "../../engine/errors.ts";
@@ -56,6 +58,32 @@ async function workThrough(device: Device): Promise<ArrayBuffer> {
   await device.workDone();
   return device.readBack(back, 256);
 }
+
+/** Node's own way to collect garbage now, which its options hide. */
+function collectGarbage(): void {
+  setFlagsFromString("--expose-gc");
+  (runInNewContext("gc") as () => void)();
+}
+
+test("nothing keeps a device that was disposed: its driver's threads and memory would stay", async () => {
+  const refs: WeakRef<GPUDevice>[] = [];
+  for (let n = 0; n < 4; n++) {
+    await withDevice(async (device) => {
+      await workThrough(device);
+      refs.push(new WeakRef(device.gpu));
+    });
+  }
+  const adapter = await opened.gpu.requestAdapter();
+  if (adapter === null) throw new Error("no null adapter");
+  const open = await Device.open(adapter);
+  refs.push(new WeakRef(open.gpu));
+  for (let n = 0; n < 10; n++) {
+    await new Promise((resolve) => setTimeout(resolve, 5)); // a WeakRef keeps what it refers to until the turn ends
+    collectGarbage();
+  }
+  expect(refs.map((ref) => ref.deref() !== undefined)).toEqual([false, false, false, false, true]);
+  open.dispose();
+});
 
 describe("the ledger", () => {
   test("counts buffers and their bytes while they live", async () => {
