@@ -34,7 +34,7 @@ import { loadTokenizer } from "../library/index.ts";
 import { benchAttention } from "./attention.ts";
 import { benchGeometry } from "./geometry.ts";
 import { benchHost } from "./host.ts";
-import { benchKernels, type KernelModel, kernelModels, measureCopyRate } from "./kernels.ts";
+import { benchKernels, measureCopyRate } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
 import {
   benchQuantization,
@@ -52,6 +52,7 @@ import {
   tableJson,
   tableText,
 } from "./report.ts";
+import { rooflineSvg } from "./roofline.ts";
 import { benchSoak } from "./soak.ts";
 import { type SyntheticPreset, syntheticPresets } from "./synthetic.ts";
 import { benchDecode, benchPrefill } from "./text.ts";
@@ -262,12 +263,15 @@ async function soak(options: SoakCommandOptions): Promise<void> {
 
 interface KernelsCommandOptions {
   readonly repetitions: number;
-  readonly models: readonly KernelModel[];
+  readonly models: readonly SyntheticPreset[];
   readonly layouts: readonly WeightLayout[];
+  readonly kv: readonly KvFormat[];
   readonly tokens: readonly number[];
+  readonly contexts: readonly number[];
   readonly only?: string;
   readonly adapter?: string;
   readonly json?: string;
+  readonly svg?: string;
 }
 
 const layouts = Object.keys(weightLayouts) as readonly WeightLayout[];
@@ -277,9 +281,11 @@ async function kernels(options: KernelsCommandOptions): Promise<void> {
   if (opened === undefined) return;
   try {
     const environment = environmentOf(opened);
-    const figures = await benchKernels(opened.adapter, { ...options, onProgress });
+    const { figures, roofline } = await benchKernels(opened.adapter, { ...options, onProgress });
     const table = { command: "kernels", model: options.models.join(", "), settings: "random weights", figures };
     await report([table], environment, options.json);
+    const { adapter, commit } = environment;
+    if (options.svg !== undefined) await writeFile(options.svg, rooflineSvg(`${adapter}, commit ${commit}`, roofline));
   } finally {
     opened.release();
   }
@@ -470,15 +476,20 @@ function program(signal: AbortSignal, startBytes: number): Command {
   bench
     .command("kernels")
     .description(
-      "kernels at the shapes of real models: checked, then GB/s or GFLOP/s and the share of the adapter's own",
+      "every kernel at the sizes of real models: checked, then GB/s or GFLOP/s and the share of the adapter's own",
     )
     .option("-n, --repetitions <n>", "timed runs", integerOption("--repetitions", 1, 1000), 5)
-    .option("--models <name,…>", `of ${kernelModels.join(", ")}`, choicesOption("--models", kernelModels), ["smollm2"])
+    .option("--models <name,…>", `of ${syntheticPresets.join(", ")}`, choicesOption("--models", syntheticPresets), [
+      "smollm2",
+    ])
     .option("--layouts <name,…>", `of ${layouts.join(", ")}`, choicesOption("--layouts", layouts), ["q4", "f16"])
+    .option("--kv <type,…>", `of ${kvFormats.join(", ")}`, choicesOption("--kv", kvFormats), ["f16", "int8"])
     .option("-t, --tokens <n,…>", "tokens of a call", integersOption("--tokens", 1), [1, 128])
+    .option("-d, --contexts <n,…>", "positions that attention sees", integersOption("--contexts", 1), [512, 2048, 4096])
     .option("--only <text>", "kernels whose name holds this")
     .option("--adapter <name>", "a part of an adapter's name or swiftshader (also PHI_ADAPTER)")
     .option("--json <file>", "write every sample there too")
+    .option("--svg <file>", "write a roofline plot there")
     .action(kernels);
 
   bench

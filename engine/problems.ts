@@ -81,6 +81,11 @@ function numbers(seed: number, count: number): Float32Array<ArrayBuffer> {
   return out;
 }
 
+/** Numbers of which sums and products round. */
+function thirds(seed: number, count: number): Float32Array<ArrayBuffer> {
+  return numbers(seed, count).map((n) => n / 3);
+}
+
 /** The float16 bits of numbers of which few differ. */
 function encodeHalves(values: Float32Array): Uint32Array<ArrayBuffer> {
   const bits = new Map<number, number>();
@@ -213,7 +218,7 @@ function linear(kernel: Kernel, size: ProblemSize): Problem {
     ? constant(kernel, "HEADS") * constant(kernel, "HEAD_DIM")
     : (size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203));
   const { row: weight, inputs } = packed(layout, { rows, parts, cols, group: size.group });
-  const given = numbers(1, joined ? joined.splits * (cols + 4 * constant(kernel, "HEADS")) : seq * cols);
+  const given = thirds(1, joined ? joined.splits * (cols + 4 * constant(kernel, "HEADS")) : seq * cols);
   if (joined) for (let i = joined.splits * cols; i < given.length; i++) given[i] = 2 + at(given, i); // (top, mass)
   const join =
     joined && joinParts(constant(kernel, "HEADS"), constant(kernel, "HEAD_DIM"), joined.splits, joined.count);
@@ -440,17 +445,43 @@ function ropeAppend(kernel: Kernel, { seq = 2, past = 3 }: ProblemSize): Problem
   return { seq, past, kvRows, inputs: { qkv, table }, outputs };
 }
 
-/** Whether a query sees a key at or before it. */
-function sees(kernel: Kernel, head: number, query: number, key: number): boolean {
-  if (has(kernel, "/window.wgsl")) return query - key < constant(kernel, "WINDOW");
-  const size = constant(kernel, "KEY_BLOCK");
-  const [own, block] = [Math.floor(query / size), Math.floor(key / size)];
-  const isOfStride = (block + head * constant(kernel, "HEAD_STEP") + 1) % constant(kernel, "STRIDE") === 0;
-  return own - block < constant(kernel, "LOCAL_BLOCKS") || isOfStride;
+/** Whether a query of a head sees a key at or before it. */
+function visibility(kernel: Kernel): (head: number, query: number, key: number) => boolean {
+  if (has(kernel, "/window.wgsl")) {
+    const window = constant(kernel, "WINDOW");
+    return (_, query, key) => query - key < window;
+  }
+  const [size, local, stride, headStep] = (["KEY_BLOCK", "LOCAL_BLOCKS", "STRIDE", "HEAD_STEP"] as const).map((name) =>
+    constant(kernel, name),
+  ) as [number, number, number, number];
+  return (head, query, key) => {
+    const [own, block] = [Math.floor(query / size), Math.floor(key / size)];
+    return own - block < local || (block + head * headStep + 1) % stride === 0;
+  };
 }
 
 function visibleKeys(kernel: Kernel, head: number, query: number): readonly number[] {
-  return Array.from({ length: query + 1 }, (_, key) => key).filter((key) => sees(kernel, head, query, key));
+  const sees = visibility(kernel);
+  return Array.from({ length: query + 1 }, (_, key) => key).filter((key) => sees(head, query, key));
+}
+
+/** Of an attention kernel: scores of a query's head and a key, and keys of a key/value head that some query sees. */
+export function seenKeys(kernel: Kernel, { seq, past, kvRows }: Problem): { scores: number; keys: number } {
+  const { heads: queries, kvHeads } = heads(kernel);
+  const sees = visibility(kernel);
+  const seen = new Uint8Array(kvHeads * kvRows);
+  let scores = 0;
+  for (let head = 0; head < queries; head++) {
+    const first = Math.floor(head / (queries / kvHeads)) * kvRows;
+    for (let query = past; query < past + seq; query++) {
+      for (let key = 0; key <= query; key++) {
+        if (!sees(head, query, key)) continue;
+        scores++;
+        seen[first + key] = 1;
+      }
+    }
+  }
+  return { scores, keys: seen.reduce((sum, n) => sum + n, 0) };
 }
 
 /** Softmax attention of one query on keys and values [keyCount, headDim]. */
@@ -590,7 +621,7 @@ function expertLinear(kernel: Kernel, size: ProblemSize): Problem {
   const cols = size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203);
   const bound = { rows, parts, cols, group: size.group, first, rowsTotal: experts * expertRows };
   const { row: weight, inputs } = packed(layout, bound);
-  const x = numbers(1, ((2 * seq) / perX) * cols);
+  const x = thirds(1, ((2 * seq) / perX) * cols);
   const weights = numbers(2, 2 * seq);
   const expertOf = (choice: number) => ((choice >> 1) + choice + 1) % routed;
   const routing = Float32Array.from({ length: 4 * seq }, (_, i) =>
