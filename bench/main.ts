@@ -1,7 +1,7 @@
 /** `npm run bench -- COMMAND`: measures this engine on this machine. Tables on stdout, progress on stderr. */
 import { createReadStream } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { basename, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { readText } from "../cli/input.ts";
@@ -15,7 +15,8 @@ import {
   numberChoiceOption,
   weightTypes,
 } from "../cli/options.ts";
-import { print } from "../cli/output.ts";
+import { note, print } from "../cli/output.ts";
+import { cacheFolder } from "../cli/package.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import {
   describeCheckpoint,
@@ -36,6 +37,8 @@ import { benchGeometry } from "./geometry.ts";
 import { benchHost } from "./host.ts";
 import { benchKernels, measureCopyRate } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
+import { benchPeers, peersText } from "./peers/compare.ts";
+import { peerFolders, setUp } from "./peers/setup.ts";
 import {
   benchQuantization,
   type ConfigurationName,
@@ -430,6 +433,52 @@ async function quantization(
   }
 }
 
+interface PeersCommandOptions {
+  readonly model: string;
+  readonly peers: string;
+  readonly setup?: boolean;
+  readonly only: readonly string[];
+  readonly rounds: number;
+  readonly newTokens: number;
+  readonly promptTokens: number;
+  readonly timeout: number;
+  readonly json?: string;
+}
+
+async function peers(options: PeersCommandOptions, signal: AbortSignal): Promise<void> {
+  const { model: checkpoint, peers: root } = options;
+  if (options.setup) {
+    const failures = await setUp({ peers: peerFolders, root, checkpoint, signal, onProgress });
+    for (const failure of failures) note(failure);
+    return;
+  }
+  const opened = await openWorkingAdapter(undefined);
+  if (opened === undefined) return;
+  try {
+    const environment = environmentOf(opened);
+    const { rounds, newTokens, promptTokens, timeout, only } = options;
+    const amounts = { rounds, newTokens, promptTokens, timeoutS: timeout };
+    const { adapter } = opened;
+    const messages = { onProgress, onNote: note };
+    const compared = await benchPeers({
+      ...amounts,
+      ...messages,
+      checkpoint,
+      root,
+      only,
+      adapter,
+      environment,
+      signal,
+    });
+    if (options.json !== undefined) {
+      await writeFile(options.json, tableJson([...compared.engines, ...compared.ratios], environment));
+    }
+    await print(peersText(compared, environment));
+  } finally {
+    opened.release();
+  }
+}
+
 function configurationArgument(text: string, previous: readonly ConfigurationName[] | undefined) {
   return [...(previous ?? []), choiceOption("configuration", configurationNames)(text)];
 }
@@ -539,6 +588,22 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .action(async (names: readonly ConfigurationName[] | undefined, options: QuantizationCommandOptions) => {
       await quantization(names?.length ? names : configurationNames, options, signal);
     });
+
+  bench
+    .command("peers")
+    .description(
+      "other engines beside ours, in turn, on this adapter and the same weights; --setup installs them first",
+    )
+    .requiredOption("-m, --model <dir>", "folder of SmolLM2 as a Phi-3 checkpoint")
+    .option("--peers <dir>", "where the peers are installed", join(cacheFolder(), "peers"))
+    .option("--setup", "install what is missing there from the package registries, and measure nothing")
+    .option("--only <name,…>", "engines whose names hold one of these", (text) => text.split(","), [""])
+    .option("-n, --rounds <n>", "in which each engine runs once", integerOption("--rounds", 1, 1000), 3)
+    .option("-g, --new-tokens <n>", "tokens of a run", integerOption("--new-tokens", 1, mostTokens), 16)
+    .option("-p, --prompt-tokens <n>", "tokens of the prompt", integerOption("--prompt-tokens", 1, mostTokens), 512)
+    .option("--timeout <s>", "seconds that a run may take", integerOption("--timeout", 1, 100_000), 900)
+    .option("--json <file>", "write every sample there too")
+    .action(async (options: PeersCommandOptions) => peers(options, signal));
 
   const outputError = (text: string, write: (text: string) => void) =>
     write(`${text.trimEnd().split("\n").map(printable).join("\n")}\n`);

@@ -92,7 +92,7 @@ export function refuseImpossible(figures: readonly Figure[]): void {
 }
 
 /** Three or more digits that count, never in powers of ten. */
-function digits(value: number): string {
+export function digits(value: number): string {
   return value.toFixed(value >= 1000 ? 0 : value >= 100 ? 1 : value >= 10 ? 2 : 3);
 }
 

@@ -1,4 +1,7 @@
-/** Before the tests: `dist` is built when it is older than a source, for the command line's tests run `dist/cli/phi.js`. */
+/**
+ * Before the tests: `dist` is built when it is older than a source, for the command line's tests run `dist/cli/phi.js`
+ * and those of `bench peers` a process of it.
+ */
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
@@ -13,7 +16,7 @@ function newestMs(folder: string): number {
 }
 
 export default function build(): void {
-  const sources = ["engine", "kernels", "tokenizer", "library", "hub", "cli"].map((name) => join(root, name));
+  const sources = ["engine", "kernels", "tokenizer", "library", "hub", "cli", "bench"].map((name) => join(root, name));
   if (existsSync(stamp) && Math.max(...sources.map(newestMs)) < statSync(stamp).mtimeMs) return;
   const started = new Date();
   const tsc = join(root, "node_modules/typescript/bin/tsc");
