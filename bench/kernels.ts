@@ -247,6 +247,16 @@ export async function measureCopyRate(adapter: GPUAdapter, bytes: number): Promi
   }
 }
 
+/** Multiplications and additions a second on registers. */
+export async function measureComputeRate(adapter: GPUAdapter): Promise<number> {
+  const device = await Device.open(adapter);
+  try {
+    return await computeRate({ device, pipelines: createPipelines(device) });
+  } finally {
+    device.dispose();
+  }
+}
+
 /** The better of a kernel's rate and the copy command's, which a CPU does without kernels. */
 async function copyRate({ device, pipelines }: Setup, bytes: number): Promise<number> {
   const half = bytes / 2;

@@ -25,17 +25,19 @@ import {
   type KvFormat,
   loadModel,
   type Model,
+  openCheckpoint,
   PhiError,
   printable,
   type WeightType,
 } from "../engine/index.ts";
+import { readArchitecture } from "../engine/models/table.ts";
 import { type WeightLayout, weightLayouts } from "../kernels/weights.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { loadTokenizer } from "../library/index.ts";
 import { benchAttention } from "./attention.ts";
 import { benchGeometry } from "./geometry.ts";
 import { benchHost } from "./host.ts";
-import { benchKernels, measureCopyRate } from "./kernels.ts";
+import { benchKernels, measureComputeRate, measureCopyRate } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
 import { benchPeers, peersText } from "./peers/compare.ts";
 import { peerFolders, setUp } from "./peers/setup.ts";
@@ -59,6 +61,7 @@ import { rooflineSvg } from "./roofline.ts";
 import { benchSoak } from "./soak.ts";
 import { type SyntheticPreset, syntheticPresets } from "./synthetic.ts";
 import { benchDecode, benchPrefill } from "./text.ts";
+import { promptWork } from "./work.ts";
 
 interface CommonOptions {
   readonly kv: KvFormat;
@@ -195,15 +198,29 @@ async function decode(
     benchDecode(model, {
       ...{ repetitions, newTokens, depths, onProgress },
       bounds: {
-        bytesAt: (depth) => {
-          const { weightBytesPerToken } = described.needs(opened.adapter);
-          const positions = Math.min(depth, described.window ?? depth);
-          return weightBytesPerToken + (described.kvBytesPer1000Tokens / 1000) * positions;
-        },
+        weightBytes: described.needs(opened.adapter).weightBytesPerToken,
+        kvBytesPerPosition: described.kvBytesPer1000Tokens / 1000,
+        window: described.window,
         copyRate: async (bytes) => measureCopyRate(await anotherAdapter(opened), bytes),
       },
     });
   await onModel("decode", { ...options, context }, measure, signal);
+}
+
+async function prefill(
+  options: ModelOptions & { readonly promptTokens: readonly number[] },
+  signal: AbortSignal,
+): Promise<void> {
+  const { promptTokens, repetitions } = options;
+  const checkpoint = await openCheckpoint(await openModelFolder(options.model));
+  await checkpoint.close();
+  const work = promptWork(readArchitecture(checkpoint.config));
+  const measure = (model: Model, opened: OpenedAdapter) =>
+    benchPrefill(model, {
+      ...{ promptTokens, repetitions, onProgress },
+      bounds: { work, computeRate: async () => measureComputeRate(await anotherAdapter(opened)) },
+    });
+  await onModel("prefill", options, measure, signal);
 }
 
 async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
@@ -506,7 +523,7 @@ function program(signal: AbortSignal, startBytes: number): Command {
     .description("tokens per second of a prompt")
     .option("-p, --prompt-tokens <n,…>", "tokens of the prompt", integersOption("--prompt-tokens", 1), [512])
     .action(async (options: ModelOptions & { promptTokens: readonly number[] }) => {
-      await onModel("prefill", options, (model) => benchPrefill(model, { ...options, onProgress }), signal);
+      await prefill(options, signal);
     });
 
   withQuantize(withModel(bench.command("load"), 1))

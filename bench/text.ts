@@ -1,6 +1,7 @@
 /** `decode` and `prefill`: tokens per second of a loaded model, its output checked before its time counts. */
 import { type Model, PhiError } from "../engine/index.ts";
-import type { Figure } from "./report.ts";
+import { type Figure, spread } from "./report.ts";
+import type { PromptWork } from "./work.ts";
 
 /** One greedy generation. */
 export interface TimedRun {
@@ -120,10 +121,40 @@ async function repeat(
   return runs;
 }
 
+/** Times that are sums of two parts of known sizes, with the time of a unit of each. */
+export interface Fit {
+  readonly perA: number;
+  readonly perB: number;
+  /** Largest deviation of a time from the fit, as a share of the fit. */
+  readonly deviation: number;
+}
+
+/** The least-squares fit of ms = perA * a + perB * b, every time weighed by its own size. */
+export function fitTwo(points: readonly { readonly a: number; readonly b: number; readonly ms: number }[]): Fit {
+  let [aa, ab, bb, am, bm] = [0, 0, 0, 0, 0];
+  for (const { a, b, ms } of points) {
+    aa += (a / ms) ** 2;
+    ab += (a / ms) * (b / ms);
+    bb += (b / ms) ** 2;
+    am += a / ms;
+    bm += b / ms;
+  }
+  const determinant = aa * bb - ab * ab;
+  const [perA, perB] = [(am * bb - bm * ab) / determinant, (bm * aa - am * ab) / determinant];
+  const deviations = points.map(({ a, b, ms }) => Math.abs(ms / (perA * a + perB * b) - 1));
+  return { perA, perB, deviation: Math.max(...deviations) };
+}
+
+/** Fewer points than this lie on any line. */
+const leastPoints = 3;
+
 /** What decoding can be measured by. */
 export interface DecodeBounds {
-  /** Bytes that are read for a token after so many: weights, keys and values. */
-  readonly bytesAt: (depth: number) => number;
+  /** Bytes that are read for a token: of weights, and of keys and values for each position that it sees. */
+  readonly weightBytes: number;
+  readonly kvBytesPerPosition: number;
+  /** Positions that a token sees at most. */
+  readonly window: number | undefined;
   /** What this adapter copies of as many bytes, read and written, in a second. */
   readonly copyRate: (bytes: number) => Promise<number>;
 }
@@ -142,6 +173,7 @@ export async function benchDecode(
 ): Promise<readonly Figure[]> {
   const { depths, newTokens, bounds } = options;
   const figures: Figure[] = [];
+  const times: { positions: number; ms: number }[] = [];
   let dispatches = 0;
   for (const depth of depths) checkRoom(model, Math.max(1, depth), newTokens + 1);
   for (const depth of depths) {
@@ -149,28 +181,91 @@ export async function benchDecode(
     const runs = await repeat(model, name, Math.max(1, depth), newTokens + 1, options);
     figures.push({ name, unit: "tokens/s", samples: runs.map((run) => (newTokens * 1000) / run.decodeMs) });
     figures.push({ name: "  a token", unit: "ms", samples: runs.map((run) => run.decodeMs / newTokens) });
+    const between = depth + newTokens / 2;
+    const positions = Math.min(between, bounds?.window ?? between);
+    times.push({ positions, ms: spread(runs.map((run) => run.decodeMs / newTokens)).median });
     if (bounds !== undefined) {
-      const bytes = bounds.bytesAt(depth + newTokens / 2);
+      const bytes = bounds.weightBytes + bounds.kvBytesPerPosition * positions;
       const rate = await bounds.copyRate(bytes);
       const shares = runs.map((run) => (100 * bytes * newTokens * 1000) / run.decodeMs / rate);
       figures.push({ name: "  of the copy bandwidth", unit: "%", samples: shares });
     }
     dispatches = runs[0]?.dispatchesPerToken ?? 0;
   }
+  figures.push(...(await decodeGrowth(times, bounds)));
   return [...figures, { name: "dispatches", unit: "a token", samples: [dispatches] }];
 }
 
-/** Tokens per second of prompts of `promptTokens`, until their first new token is read back. */
+/**
+ * How a token's time grows with the positions that it sees: the slope of a straight line, what the bytes of keys and
+ * values take of it at the copy bandwidth, and how far a time is from the line. Nothing where there are too few
+ * different ones, or where no growth is to be seen.
+ */
+export async function decodeGrowth(
+  times: readonly { readonly positions: number; readonly ms: number }[],
+  bounds: DecodeBounds | undefined,
+): Promise<readonly Figure[]> {
+  if (new Set(times.map(({ positions }) => positions)).size < leastPoints) return [];
+  const { perB, deviation } = fitTwo(times.map(({ positions, ms }) => ({ a: 1, b: positions, ms })));
+  if (!(perB > 0)) return [];
+  const figure = (name: string, unit: string, value: number): Figure => ({ name, unit, samples: [value] });
+  const figures = [figure("growth of a token's time", "µs per 1000 positions", 1e6 * perB)];
+  if (bounds !== undefined) {
+    const { kvBytesPerPosition } = bounds;
+    const most = Math.max(...times.map(({ positions }) => positions));
+    const rate = await bounds.copyRate(kvBytesPerPosition * most);
+    const explained = (1e9 * kvBytesPerPosition) / rate;
+    figures.push(figure("  of that by their bytes at the copy bandwidth", "µs per 1000 positions", explained));
+  }
+  return deviation > 0 ? [...figures, figure("  farthest from the line", "% of its time", 100 * deviation)] : figures;
+}
+
+/** What a prompt can be measured by. */
+export interface PrefillBounds {
+  readonly work: (tokens: number) => PromptWork;
+  /** Multiplications and additions a second that this adapter computes on registers. */
+  readonly computeRate: () => Promise<number>;
+}
+
+/**
+ * Tokens per second of prompts of `promptTokens`, until their first new token is read back; with `bounds` the share of
+ * the adapter's arithmetic, which cannot be above 100 %, and how the time grows.
+ */
 export async function benchPrefill(
   model: Model,
-  options: RepeatOptions & { readonly promptTokens: readonly number[] },
+  options: RepeatOptions & { readonly promptTokens: readonly number[]; readonly bounds?: PrefillBounds },
 ): Promise<readonly Figure[]> {
+  const { bounds } = options;
   const figures: Figure[] = [];
+  const times: { work: PromptWork; ms: number }[] = [];
   for (const tokens of options.promptTokens) checkRoom(model, tokens, 1);
+  const computeRate = await bounds?.computeRate();
   for (const tokens of options.promptTokens) {
     const name = `prefill of ${tokens} tokens`;
     const runs = await repeat(model, name, tokens, 1, options);
     figures.push({ name, unit: "tokens/s", samples: runs.map((run) => (tokens * 1000) / run.firstTokenMs) });
+    figures.push({ name: "  to the first token", unit: "ms", samples: runs.map((run) => run.firstTokenMs) });
+    if (bounds === undefined || computeRate === undefined) continue;
+    const work = bounds.work(tokens);
+    times.push({ work, ms: spread(runs.map((run) => run.firstTokenMs)).median });
+    const flops = work.linears + work.attention;
+    const shares = runs.map((run) => (100 * flops * 1000) / run.firstTokenMs / computeRate);
+    figures.push({ name: "  of multiply-add", unit: "%", samples: shares });
   }
-  return figures;
+  return [...figures, ...prefillGrowth(times)];
+}
+
+/**
+ * How a prompt's time grows: the rates of its linears and of its attention, whose operations grow as the tokens and as
+ * their square, if both are the same for all lengths, and how far a time is from that. Nothing where there are too few
+ * lengths, or where no such rates fit.
+ */
+export function prefillGrowth(times: readonly { readonly work: PromptWork; readonly ms: number }[]): readonly Figure[] {
+  if (new Set(times.map(({ work }) => work.linears)).size < leastPoints) return [];
+  const points = times.map(({ work, ms }) => ({ a: work.linears / 1e6, b: work.attention / 1e6, ms }));
+  const { perA, perB, deviation } = fitTwo(points);
+  if (!(perA > 0 && perB > 0)) return [];
+  const figure = (name: string, unit: string, value: number): Figure => ({ name, unit, samples: [value] });
+  const rates = [figure("growth: linears", "GFLOP/s", 1 / perA), figure("  attention", "GFLOP/s", 1 / perB)];
+  return deviation > 0 ? [...rates, figure("  farthest from these rates", "% of the time", 100 * deviation)] : rates;
 }

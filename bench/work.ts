@@ -1,5 +1,10 @@
-/** What a run of a kernel moves and computes: the least that its formula takes, whatever the kernel does in fact. */
+/** What a kernel or a prompt moves and computes: the least that its formula takes, whatever the kernels do in fact. */
+import { Graph } from "../engine/graph.ts";
+import type { Architecture } from "../engine/models/architecture.ts";
+import { buildPlan } from "../engine/plan.ts";
 import { type Problem, seenKeys } from "../engine/problems.ts";
+import { safeTuning } from "../engine/tuning.ts";
+import { Weights } from "../engine/weights.ts";
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 
@@ -110,4 +115,34 @@ export function workOf(kernel: Kernel, problem: Problem, boundBytes: number): Wo
   const work = works[/^\w+/.exec(kernel.name)?.[0] ?? ""]?.(kernel, problem, boundBytes);
   if (work === undefined) throw new Error(`${kernel.name}: nobody says what it moves`);
   return work;
+}
+
+/** Operations of a prompt's linears, which grow as its tokens do, and of its attention, which grow as their square. */
+export interface PromptWork {
+  readonly linears: number;
+  readonly attention: number;
+}
+
+export function promptWork(architecture: Architecture): (tokens: number) => PromptWork {
+  const graph = new Graph("prefill");
+  const logits = architecture.forward(graph, new Weights());
+  const { steps } = buildPlan(graph, logits, {
+    ...{ maxSeq: 1, kv: "f16", rotary: architecture.rope.rotary, maxBindingBytes: 2 ** 31, tuning: safeTuning },
+    packing: () => ({ layout: "f16" }),
+  });
+  return (tokens) => {
+    let linears = 0;
+    let attention = 0;
+    const scores = new Map<string, number>(); // layers are of few kinds
+    for (const { kernel, flopsPerToken } of steps) {
+      // What follows the last row is a matvec.
+      linears += flopsPerToken * (kernel.name.startsWith("matvec") ? 1 : tokens);
+      if (!kernel.name.startsWith("attention")) continue;
+      const kind = JSON.stringify(kernel.constants);
+      const seen = scores.get(kind) ?? seenKeys(kernel, { seq: tokens, past: 0, kvRows: tokens }).scores;
+      scores.set(kind, seen);
+      attention += 4 * (kernel.constants.HEAD_DIM ?? 0) * seen;
+    }
+    return { linears, attention };
+  };
 }

@@ -466,7 +466,10 @@ function visibleKeys(kernel: Kernel, head: number, query: number): readonly numb
 }
 
 /** Of an attention kernel: scores of a query's head and a key, and keys of a key/value head that some query sees. */
-export function seenKeys(kernel: Kernel, { seq, past, kvRows }: Problem): { scores: number; keys: number } {
+export function seenKeys(
+  kernel: Kernel,
+  { seq, past, kvRows }: Pick<Problem, "seq" | "past" | "kvRows">,
+): { readonly scores: number; readonly keys: number } {
   const { heads: queries, kvHeads } = heads(kernel);
   const sees = visibility(kernel);
   const seen = new Uint8Array(kvHeads * kvRows);

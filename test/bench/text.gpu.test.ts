@@ -27,9 +27,11 @@ test("a run generates from an empty cache every time, the same tokens", async ()
 
 test("decode and prefill rates fit into the time that they took", async () => {
   const began = performance.now();
-  const bounds = { bytesAt: (depth: number) => 1e6 * depth, copyRate: async () => 1e15 };
+  const bounds = { weightBytes: 1e7, kvBytesPerPosition: 1e6, window: 10, copyRate: async () => 1e15 };
   const decode = await benchDecode(model, { repetitions: 2, newTokens: 4, depths: [0, 9], bounds });
-  const prefill = await benchPrefill(model, { repetitions: 2, promptTokens: [16] });
+  const work = (tokens: number) => ({ linears: 1e6 * tokens, attention: 100 * tokens ** 2 });
+  const prefillBounds = { work, computeRate: async () => 1e15 };
+  const prefill = await benchPrefill(model, { repetitions: 2, promptTokens: [16], bounds: prefillBounds });
   const tookS = (performance.now() - began) / 1000;
   const each = ["  a token", "  of the copy bandwidth"];
   const names = ["decode at depth 0", ...each, "decode at depth 9", ...each, "dispatches"];
@@ -37,12 +39,22 @@ test("decode and prefill rates fit into the time that they took", async () => {
   const samples = (index: number) => decode[index]?.samples ?? [];
   samples(3).forEach((rate, n) => {
     expect(1000 / (samples(4)[n] ?? 0)).toBeCloseTo(rate, 6);
-    expect(samples(5)[n]).toBeCloseTo((100 * 11e6 * rate) / 1e15, 12); // between the 9th token and the 13th
+    // Between the 9th token and the 13th, of which the window has the last ten.
+    expect(samples(5)[n]).toBeCloseTo((100 * (10e6 + 10e6) * rate) / 1e15, 12);
   });
   const slow = { ...bounds, copyRate: async () => 1 };
   const impossible = await benchDecode(model, { repetitions: 1, newTokens: 1, depths: [9], bounds: slow });
   expect(() => refuseImpossible(impossible)).toThrow(/of the copy bandwidth: expected above 0 and at most 100 %/);
-  expect(prefill.map(({ name }) => name)).toEqual(["prefill of 16 tokens"]);
+  expect(prefill.map(({ name }) => name)).toEqual([
+    "prefill of 16 tokens",
+    "  to the first token",
+    "  of multiply-add",
+  ]);
+  const [rates, firstToken, shares] = prefill.map(({ samples }) => samples);
+  rates?.forEach((rate, n) => {
+    expect(16_000 / rate).toBeCloseTo(firstToken?.[n] ?? 0, 6);
+    expect(shares?.[n]).toBeCloseTo((100 * (16e6 + 25600) * rate) / 16 / 1e15, 12);
+  });
   refuseImpossible([...decode, ...prefill]);
   const seconds = (figures: typeof decode, tokens: number) =>
     figures.flatMap(({ unit, samples }) => (unit === "tokens/s" ? samples.map((rate) => tokens / rate) : []));
