@@ -5,7 +5,7 @@ import { loadTokenizer } from "../library/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
-import { describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { print } from "./output.ts";
 
 /** Options of `phi eval`; `context` is the length of a window. */
@@ -24,8 +24,9 @@ const defaultWindow = 1024;
 /** Prints the figures. What can be refused is before an adapter is looked for. */
 export async function evaluateText(options: EvalOptions, signal: AbortSignal): Promise<void> {
   const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
-  const { maxPositions, vocabulary } = await describeModel(folder, options);
-  const context = options.context ?? Math.min(defaultWindow, maxPositions);
+  const described = await describeModel(folder, options);
+  const { vocabulary } = described;
+  const context = options.context ?? Math.min(defaultWindow, described.maxPositions);
   if (options.stride !== undefined && options.stride > context) {
     throw new PhiError("usage", `--stride: expected at most the context of ${context}, got ${options.stride}`);
   }
@@ -53,6 +54,7 @@ export async function evaluateText(options: EvalOptions, signal: AbortSignal): P
 
   const adapter = await openAdapterOrRestart(options.adapter);
   if (adapter === undefined) return;
+  checkMemory({ ...described, context }, adapter.adapter);
   const opened: OpenedModel[] = [];
   try {
     const own = await openModel(folder, adapter, { ...options, context }, "none", signal);

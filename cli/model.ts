@@ -1,9 +1,9 @@
 /** Opening what a command runs: folder, adapter, model and tokenizer. */
 import { existsSync } from "node:fs";
-import { totalmem } from "node:os";
 import {
   describeCheckpoint,
   type Folder,
+  type GpuNeeds,
   type GroupSize,
   type KvFormat,
   type LoadProgress,
@@ -20,6 +20,7 @@ import type { OpenedAdapter } from "../library/adapter.ts";
 import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { checkedKernels } from "./checked.ts";
+import { machineMemory } from "./fit.ts";
 import { formatBytes } from "./format.ts";
 import { loadOptions } from "./options.ts";
 import { note } from "./output.ts";
@@ -98,22 +99,48 @@ export async function describeModel(folder: Folder, options: RunOptions): Promis
 }
 
 /**
- * Refuses a model that this machine has no memory for, where a software adapter computes in it: the system would end the
- * process. What a GPU has, WebGPU does not tell.
+ * Refuses, before a weight is read, a model that an adapter cannot hold: what is greater than its bindings, and, where a
+ * software adapter computes in this machine's memory, more than that: the system would end the process. What memory a GPU
+ * has, WebGPU does not tell. Names the largest context that fits, about.
  */
 export function checkMemory(
-  { context, needs }: Pick<ModelDescription, "context" | "needs">,
+  { context, needs, quantize }: Pick<ModelDescription, "context" | "needs" | "quantize">,
   adapter: GPUAdapter,
-  memoryBytes = totalmem(),
+  memoryBytes = machineMemory(),
 ): void {
-  const { isSoftware, totalBytes, weightsBytes, kvBytes } = needs(adapter);
-  if (!isSoftware || totalBytes <= memoryBytes) return;
-  const parts = `weights ${formatBytes(weightsBytes)}, cache of ${context} positions ${formatBytes(kvBytes)}`;
-  throw new PhiError(
-    "machine",
-    `the model needs ${formatBytes(totalBytes)} (${parts}), and this machine has ${formatBytes(memoryBytes)}`,
-    ["A software adapter computes in this machine's memory: give a smaller --context, or use a GPU."],
-  );
+  const fits = ({ isSoftware, totalBytes, obstacles }: GpuNeeds) =>
+    obstacles.length === 0 && (!isSoftware || totalBytes <= memoryBytes);
+  const all = needs(adapter, context);
+  if (fits(all)) return;
+  const { totalBytes, weightsBytes, kvBytes, obstacles } = all;
+  const memory = formatBytes(memoryBytes);
+  const parts = `${formatBytes(totalBytes)} (weights ${formatBytes(weightsBytes)}, cache of ${context} positions ${formatBytes(kvBytes)})`;
+  const fitting = largestContext(context, (positions) => fits(needs(adapter, positions)));
+  if (fitting > 0) {
+    const why = obstacles[0] ?? `the model needs ${parts}, and this machine has ${memory}`;
+    throw new PhiError("machine", `--context: expected at most ${fitting} positions, got ${context}: ${why}`, [
+      `Give --context ${fitting}${obstacles.length === 0 ? ", or use a GPU: a software adapter computes in this machine's memory" : ""}.`,
+    ]);
+  }
+  if (obstacles[0] !== undefined) throw new PhiError("machine", `${all.adapter}: ${obstacles[0]}`);
+  const int4Bytes = (weightsBytes * 5) / 16;
+  throw new PhiError("machine", `expected a model that fits this machine's memory of ${memory}, got one of ${parts}`, [
+    quantize.weights === "none" && int4Bytes < memoryBytes
+      ? `With --quantize int4 the weights of a 16-bit checkpoint take about ${formatBytes(int4Bytes)}.`
+      : "A software adapter computes in this machine's memory: use a GPU, or a smaller model.",
+  ]);
+}
+
+/** The greatest number of positions below `most` that fit, within an eighth; 0 where not even a few do. */
+function largestContext(most: number, fits: (positions: number) => boolean): number {
+  let good = most;
+  do good = Math.floor(good / 2);
+  while (good >= 16 && !fits(good));
+  if (good < 16) return 0;
+  for (let step = Math.floor(good / 2); step >= good / 8; step = Math.floor(step / 2)) {
+    if (fits(good + step)) good += step;
+  }
+  return good;
 }
 
 /**

@@ -49,6 +49,11 @@ export function integerOption(option: string, from: number, to: number): (text: 
   };
 }
 
+/** A reader of names, of at least one character. */
+export function nameOption(option: string): (text: string) => string {
+  return (text) => (text === "" ? refuse(option, "at least one character", text) : text);
+}
+
 /** A seed: 0 to 2^64 - 1, exact. */
 export function seedOption(text: string): bigint {
   const value = /^\d{1,20}$/.test(text) ? BigInt(text) : -1n;
@@ -123,8 +128,7 @@ export function logitBiasOption(text: string, previous: ReadonlyMap<number, numb
 
 /** Adds one stop string to those read so far. */
 export function stopOption(text: string, previous: readonly string[]): readonly string[] {
-  if (text === "") refuse("--stop", "at least one character", text);
-  return [...previous, text];
+  return [...previous, nameOption("--stop")(text)];
 }
 
 /** Every id below `vocabularySize`, or a usage error that names the first that is not. */

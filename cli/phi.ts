@@ -12,6 +12,7 @@ import {
   integerOption,
   kvFormats,
   logitBiasOption,
+  nameOption,
   numberChoiceOption,
   numberOption,
   quantizeSchemes,
@@ -37,7 +38,11 @@ function withFolder(command: Command): Command {
 
 function withAdapter(command: Command): Command {
   return command
-    .option("--adapter <name>", "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)")
+    .option(
+      "--adapter <name>",
+      "a part of an adapter's name, swiftshader, or null (also PHI_ADAPTER)",
+      nameOption("--adapter"),
+    )
     .option("--no-features", "use no optional feature of WebGPU (also PHI_FEATURES=none)");
 }
 

@@ -1,5 +1,5 @@
 /** `phi tokenize` and `phi detokenize`: a tokenizer without its model. */
-import { PhiError } from "../engine/index.ts";
+import { PhiError, printable } from "../engine/index.ts";
 import { loadTokenizer } from "../library/index.ts";
 import type { ChatMessage } from "../tokenizer/index.ts";
 import { readText } from "./input.ts";
@@ -60,30 +60,34 @@ function parseStdin(text: string): unknown {
   }
 }
 
+/** A refusal of a value that came as JSON. */
+function refuse(where: string, expected: string, got: unknown): never {
+  const shown = Array.isArray(got)
+    ? `a list of ${got.length}`
+    : typeof got === "object" && got !== null
+      ? "an object"
+      : printable(JSON.stringify(got) ?? "nothing");
+  throw new PhiError("usage", `${where}: expected ${expected}, got ${shown}`);
+}
+
 function tokenIds(value: unknown): readonly number[] {
-  if (!Array.isArray(value)) throw new PhiError("usage", "stdin: expected a JSON array of token ids");
+  if (!Array.isArray(value)) return refuse("stdin", "a JSON array of token ids", value);
   for (const [index, id] of value.entries()) {
-    if (!Number.isInteger(id) || id < 0 || id >= 2 ** 32) {
-      throw new PhiError("usage", `stdin: [${index}]: expected a token id, got ${JSON.stringify(id)}`);
-    }
+    if (!Number.isInteger(id) || id < 0 || id >= 2 ** 32) refuse(`stdin: [${index}]`, "a token id", id);
   }
   return value;
 }
 
-/** Messages as they came, once each is an object with a role. What else a template reads is left in. */
-/** A JSON array of messages; `source` is what holds it. */
+/** A JSON array of messages; `source` is what holds it. What else a template reads is left in. */
 export function chatMessages(value: unknown, source = "stdin"): readonly ChatMessage[] {
-  if (!Array.isArray(value))
-    throw new PhiError("usage", `${source}: expected a JSON array of messages { role, content }`);
+  if (!Array.isArray(value)) return refuse(source, "a JSON array of messages { role, content }", value);
   for (const [index, message] of value.entries()) {
     const where = `${source}: [${index}]`;
     if (typeof message !== "object" || message === null || Array.isArray(message)) {
-      throw new PhiError("usage", `${where}: expected an object { role, content }, got ${JSON.stringify(message)}`);
+      refuse(where, "an object { role, content }", message);
     }
     for (const field of ["role", "content"]) {
-      if (typeof message[field] !== "string") {
-        throw new PhiError("usage", `${where}.${field}: expected a string, got ${JSON.stringify(message[field])}`);
-      }
+      if (typeof message[field] !== "string") refuse(`${where}.${field}`, "a string", message[field]);
     }
   }
   return value;

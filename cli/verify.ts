@@ -11,7 +11,7 @@ import {
 } from "../engine/index.ts";
 import type { TextModel } from "../library/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { print } from "./output.ts";
 import { bundledModel } from "./package.ts";
 
@@ -38,9 +38,11 @@ export async function verify(options: VerifyOptions, signal: AbortSignal): Promi
   const folder = await openModelFolder(options.model, options.allowSymlinks, { ...options, signal });
   const reference = await openReference(options);
   try {
+    const longest = Math.max(...reference.prompts.map(({ ids }) => ids.length));
+    const described = await describeModel(folder, { context: longest, ...options });
     const adapter = await openAdapterOrRestart(options.adapter);
     if (adapter === undefined) return;
-    const longest = Math.max(...reference.prompts.map(({ ids }) => ids.length));
+    checkMemory(described, adapter.adapter);
     const opened = await openModel(folder, adapter, { context: longest, ...options }, "none", signal);
     try {
       await compare(opened.model, reference, options.tolerance, signal);

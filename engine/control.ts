@@ -46,8 +46,8 @@ export function controlOf(
   words.set(stops, controlWords.stopIds);
   words[controlWords.vocab] = vocabularySize;
   words[controlWords.topK] = topK < vocabularySize ? topK : 0;
-  // A share in units of 2^-64, exact below 1; all ones switch it off.
-  set64(controlWords.topP, topP < 1 ? BigInt(topP * 2 ** 64) : 2n ** 64n - 1n);
+  // A share in units of 2^-64, rounded down; all ones switch it off.
+  set64(controlWords.topP, topP < 1 ? BigInt(Math.floor(topP * 2 ** 64)) : 2n ** 64n - 1n);
   set64(controlWords.seed, seed);
   words[controlWords.hasMarks] = hasMarks ? 1 : 0;
   floats[controlWords.temperature] = temperature;

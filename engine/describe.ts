@@ -94,8 +94,11 @@ export interface ModelDescription {
   readonly generationDefaults: GenerationDefaults;
   /** Bytes of keys and values for 1,000 tokens in all layers; past a sliding window no more are added. */
   readonly kvBytesPer1000Tokens: number;
-  /** What it takes on an adapter; without one, on a GPU with WebGPU's default limits raised to 1 GiB. */
-  needs(adapter?: GPUAdapter): GpuNeeds;
+  /**
+   * What it takes on an adapter; without one, on a GPU with WebGPU's default limits raised to 1 GiB. `context` in place of
+   * its own positions.
+   */
+  needs(adapter?: GPUAdapter, context?: number): GpuNeeds;
 }
 
 /** Bytes on the GPU for one model at its context. */
@@ -200,7 +203,7 @@ async function describeModel(
     quantize: quantize.description,
     generationDefaults: defaults,
     kvBytesPer1000Tokens: 1000 * 2 * layers * kvHeads * kvHeadBytes(kv, headDim),
-    needs: (adapter) => needsOf(architecture, weights, { context, kv }, adapter),
+    needs: (adapter, at = context) => needsOf(architecture, weights, { context: at, kv }, adapter),
   };
   return { model, notes: [...weights.notes, ...defaults.notes] };
 }

@@ -310,7 +310,9 @@ async function writeShards(
           const [to = 0] = item.specs.map(place);
           for (let at = 0; at < item.copied.sizeBytes; at += pieceBytes) {
             const count = Math.min(pieceBytes, item.copied.sizeBytes - at);
-            await file.write(to + at, await read(item.copied, at, count));
+            const bytes = await read(item.copied, at, count);
+            refuseNonFinite(item.copied, at, bytes);
+            await file.write(to + at, bytes);
           }
         }
       }
@@ -319,6 +321,31 @@ async function writeShards(
     }
   }
   await write.end();
+}
+
+/** The bits of an exponent that says infinite or NaN, of the float types that a checkpoint is written from. */
+const exponentBits: Partial<Record<TensorInfo["dtype"], number>> = { F16: 0x7c00, BF16: 0x7f80, F32: 0x7f800000 };
+
+/** Throws a PhiError "checkpoint" where bytes of a float tensor, from the `offsetBytes`-th on, hold no finite number. */
+function refuseNonFinite({ name, file, dtype, shape }: TensorInfo, offsetBytes: number, bytes: Uint8Array): void {
+  const exponent = exponentBits[dtype];
+  if (exponent === undefined) return;
+  const copy = bytes.slice().buffer; // aligned, whatever the piece's own place
+  const words = dtype === "F32" ? new Uint32Array(copy) : new Uint16Array(copy);
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i] ?? 0;
+    if ((word & exponent) !== exponent) continue;
+    const element = offsetBytes / words.BYTES_PER_ELEMENT + i;
+    const cols = shape.at(-1) ?? 1;
+    const at = shape.length > 1 ? `${Math.floor(element / cols)}, ${element % cols}` : element;
+    const fraction = word & ((exponent & -exponent) - 1);
+    const got = fraction !== 0 ? "NaN" : "an infinite one";
+    throw new PhiError(
+      "checkpoint",
+      `${printable(file)}: tensor "${printable(name)}": expected finite numbers, got ${got} at [${at}]`,
+      ["The file is damaged, or its training failed."],
+    );
+  }
 }
 
 /** Quantizes modules a strip of rows at a time: to the GPU, back, turned, and to the file. */

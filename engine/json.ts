@@ -33,6 +33,8 @@ export interface Members {
 
 /** Deeper texts are refused, so that no input overflows the stack. */
 const maxDepth = 100;
+/** Half a million tensors have so many in a header (the published index with the most has 497,000); each takes 100 bytes. */
+const maxValues = 4_000_000;
 
 const quote = 0x22;
 const backslash = 0x5c;
@@ -105,6 +107,7 @@ function parser(text: Uint8Array, { file, offsetBytes = 0, nonFinite = false }: 
   /** Names of the members that are being read, outermost first, for messages. */
   const path: string[] = [];
   let at = 0;
+  let values = 0;
 
   function fail(expected: string, position = at, got = show(text, position)): never {
     let line = 1;
@@ -145,6 +148,7 @@ function parser(text: Uint8Array, { file, offsetBytes = 0, nonFinite = false }: 
 
   function value(depth: number): Json {
     skipBlanks();
+    if (++values > maxValues) fail(`at most ${maxValues} values`, at, "more");
     switch (text[at]) {
       case 0x7b: {
         const members = new Map<string, Json>();

@@ -147,7 +147,7 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
     try {
       const chunkTokens = Math.min(context, options.chunkTokens ?? chunkFor(device, weights));
       const kvRows = cacheRows(architecture, context, chunkTokens);
-      checkCacheBinding(device, architecture, kv, kvRows, context);
+      checkContextBindings(device, architecture, kv, kvRows, context);
       const engine = new Engine(device, architecture, weights, {
         kv,
         context,
@@ -229,21 +229,24 @@ export function checkContext(asked: number | undefined, { maxPositions }: Archit
   return asked;
 }
 
-function checkCacheBinding(
-  device: Device,
+/** Refuses a context whose keys of a layer or rotary table do not fit into a binding, before a buffer is made. */
+function checkContextBindings(
+  { maxBindingBytes }: Device,
   architecture: Architecture,
   kv: KvFormat,
   rows: number,
   context: number,
 ): void {
-  const bytes = layerCacheBytes(architecture, kv, rows);
-  if (bytes <= device.maxBindingBytes) return;
-  const fitting = Math.floor(device.maxBindingBytes / (architecture.kvHeads * kvHeadBytes(kv, architecture.headDim)));
-  throw new PhiError(
-    "machine",
-    `a context of ${context} needs ${bytes} bytes for the keys of one layer, and this adapter binds at most ${device.maxBindingBytes}`,
-    [`Use --context ${fitting} or less.`],
-  );
+  const { kvHeads, headDim, rope } = architecture;
+  for (const [what, bytes, positionBytes] of [
+    ["the keys of one layer", layerCacheBytes(architecture, kv, rows), kvHeads * kvHeadBytes(kv, headDim)],
+    ["the rotary table", context * rope.rotary * 4, rope.rotary * 4],
+  ] as const) {
+    if (bytes <= maxBindingBytes) continue;
+    const fitting = Math.floor(maxBindingBytes / positionBytes);
+    const why = `${what} take ${bytes} bytes, and this adapter binds at most ${maxBindingBytes}`;
+    throw new PhiError("machine", `--context: expected at most ${fitting} positions, got ${context}: ${why}`);
+  }
 }
 
 /** Tokens at a time: as many as keep the largest linear well below the time after which systems reset a GPU. */

@@ -83,11 +83,11 @@ export function readRope(
 
   const key = "original_max_position_embeddings";
   const maxPositions = config.integer("max_position_embeddings", { min: 1, max: 2 ** 31 - 1 });
-  const original = (scaling.has(key) ? scaling : config).integer(key, {
-    min: 2,
-    max: 2 ** 31 - 1,
-    fallback: maxPositions,
-  });
+  const stated = [scaling, config].filter((holder) => holder.has(key));
+  const [original = maxPositions, other = original] = stated.map((holder) =>
+    holder.integer(key, { min: 2, max: 2 ** 31 - 1 }),
+  );
+  if (other !== original) config.fail(key, `${original}, as in ${scaling.file}`);
   const stretch =
     config.has(key) || !scaling.has("factor") ? maxPositions / original : scaling.number("factor", { above: 0 });
   const magnitude = scaling.number("attention_factor", {

@@ -122,7 +122,11 @@ export async function openFolder(path: string, options: FolderOptions = {}): Pro
     try {
       real = await system.realpath(join(root, file));
     } catch (error) {
-      if (errorCode(error) !== "ENOENT" && errorCode(error) !== "ENOTDIR") throw ioError(shown, "open the file", error);
+      const code = errorCode(error);
+      if (code === "ELOOP") {
+        throw new PhiError("checkpoint", `${shown}: expected a file, got symbolic links that lead to each other`);
+      }
+      if (code !== "ENOENT" && code !== "ENOTDIR") throw ioError(shown, "open the file", error);
       const link = await system.lstat(join(root, file)).catch(() => undefined);
       if (link?.isSymbolicLink()) {
         throw new PhiError("checkpoint", `${shown}: expected a file, got a symbolic link to one that does not exist`, [

@@ -140,7 +140,7 @@ fn main(
   }
   let sumW = sum(sums);
 
-  var best: Grid;
+  var best = Grid(0x1p127f, 0.0, 1.0, 0.0);  // stays, as too large, where a compiler's order of operations overflows
   var bestError = 0x1.fffffep+127f;
   var step = 0.0;    // what this turn tries
   var offset = 0.0;

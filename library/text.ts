@@ -11,8 +11,8 @@ import {
 import { type ChatMessage, loadTokenizer, ranksFile, type Tokenizer } from "../tokenizer/index.ts";
 import { stopFilter } from "./stop.ts";
 
-/** Files of a tokenizer are read whole; a vocabulary of 200,000 pieces takes 20 MB. */
-const mostTokenizerBytes = 200_000_000;
+/** Files of a tokenizer are read whole, and must not be larger; a vocabulary of 200,000 pieces takes 20 MB. */
+const mostTokenizerBytes = 2 ** 26;
 
 async function readSmallFile(folder: Folder, name: string): Promise<Uint8Array | undefined> {
   const source = await folder.open(name);

@@ -88,7 +88,10 @@ const largestId = 2 ** 22 - 1;
 /** The heap of the encoder keeps ranks in 21 bits. */
 const mostMerges = 2 ** 21;
 const deepestNesting = 64;
+const mostSteps = 100;
 const longestInsertion = 64;
+/** Looking for added tokens may try the whole of the longest at each character; the longest of Phi's has 31. */
+const longestAddedToken = 256;
 const file = "tokenizer.json";
 
 function fail(path: string, expected: string, got: unknown, advice: readonly string[] = []): never {
@@ -305,6 +308,9 @@ function readAddedTokens(
     const path = `added_tokens[${i}]`;
     const json = objectAt(entry, path);
     const content = stringAt(json.content, `${path}.content`);
+    if (content.length > longestAddedToken) {
+      fail(`${path}.content`, `at most ${longestAddedToken} characters`, `${content.length} characters`);
+    }
     const id = checkId(json.id, `${path}.id`, embeddingRows);
     if (content === "") {
       notes.push(`${file}: ${path}: an empty token is ignored`);
@@ -352,9 +358,11 @@ function flatten(
   if (value === null || value === undefined) return [];
   const json = objectAt(value, path);
   if (json.type !== "Sequence") return [{ json, path }];
-  return listAt(json[listName], `${path}.${listName}`).flatMap((step, i) =>
-    flatten(step, listName, `${path}.${listName}[${i}]`, depth + 1),
-  );
+  const list = listAt(json[listName], `${path}.${listName}`);
+  const steps = list
+    .slice(0, mostSteps + 1)
+    .flatMap((step, i) => flatten(step, listName, `${path}.${listName}[${i}]`, depth + 1));
+  return steps.length > mostSteps ? fail(path, `at most ${mostSteps} steps`, "more") : steps;
 }
 
 /** A text that a step puts in: bounded, so that a few steps cannot blow a short prompt up to gigabytes. */

@@ -18,7 +18,7 @@ import {
   readDefinition,
 } from "./definition.ts";
 import { printable, TokenizerError } from "./error.ts";
-import { replaceMatches, splitText, trustedPattern } from "./pattern.ts";
+import { escapeRegex, replaceMatches, splitText, trustedPattern } from "./pattern.ts";
 import { ranksFile, readRanks } from "./ranks.ts";
 
 export type { ChatMessage } from "./chat.ts";
@@ -296,7 +296,10 @@ function plainJson(value: object): Record<string, unknown> {
   try {
     return JSON.parse(JSON.stringify(value)) as Record<string, unknown>;
   } catch (error) {
-    throw new TokenizerError("messages and template variables: expected plain JSON values", [], 2, { cause: error });
+    const why = error instanceof RangeError ? "values nested too deeply" : "something else";
+    throw new TokenizerError(`messages and template variables: expected plain JSON values, got ${why}`, [], 2, {
+      cause: error,
+    });
   }
 }
 
@@ -582,7 +585,7 @@ function preTokenizeStep(piece: string, step: PreTokenizerStep, first: boolean):
       }
       if (!step.split) return [text];
       // A new piece starts at each replacement character.
-      return text.split(new RegExp(`(?=${replacement.replace(/[^\p{L}\p{N}]/u, "\\$&")})`, "u"));
+      return text.split(new RegExp(`(?=${escapeRegex(replacement)})`, "u"));
     }
   }
 }

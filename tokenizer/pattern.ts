@@ -22,9 +22,14 @@ export interface Pattern {
 /** What becomes of the matches when a text is split, as in Hugging Face `tokenizers`. */
 export type SplitBehavior = "Removed" | "Isolated" | "MergedWithPrevious" | "MergedWithNext" | "Contiguous";
 
+/** A text as a regular expression that matches it and nothing else. */
+export function escapeRegex(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
+}
+
 /** A pattern of our own or a literal string, which needs no judging. */
 export function literalPattern(text: string): Pattern {
-  return { regex: new RegExp(text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "uy"), source: text };
+  return { regex: new RegExp(escapeRegex(text), "uy"), source: text };
 }
 
 /** A pattern of this source code (JavaScript syntax, flag u), known to be harmless. */

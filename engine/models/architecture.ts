@@ -34,6 +34,16 @@ export const limits = {
   positions: { min: 1, max: 2 ** 40 },
 } as const;
 
+/** How configs of other models say that there is a mixture of experts. */
+export const expertKeys: readonly string[] = ["num_local_experts", "num_experts", "n_routed_experts"];
+
+/** Refuses parts of other models that a config asks for and this one has not: they would be left out without a word. */
+export function refuseParts(config: ConfigReader, keys: readonly string[]): void {
+  for (const key of keys) {
+    if (config.has(key)) config.fail(key, `none, for a "${config.string("model_type")}" has no such part`);
+  }
+}
+
 /** `num_attention_heads`, `num_key_value_heads` (null: as many) and `head_dim` (absent: hidden / heads). */
 export function readHeads(config: ConfigReader, hidden: number): HeadGeometry {
   const heads = config.integer("num_attention_heads", limits.heads);

@@ -8,7 +8,7 @@ import type { Graph, Value } from "../graph.ts";
 import { add, attention, embed, geluNew, headNorm, layerNorm, linear, outputRows, ropeAppend } from "../ops.ts";
 import { readRope } from "../rope.ts";
 import type { Weights } from "../weights.ts";
-import { type Architecture, limits, readHeads } from "./architecture.ts";
+import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
 
 interface PhiShape {
   readonly hidden: number;
@@ -28,6 +28,7 @@ export function phi(config: ConfigReader): Architecture {
   const eps = config.number("layer_norm_eps", { above: 0, max: 0.1, fallback: 1e-5 });
   const tied = config.boolean("tie_word_embeddings", false);
   const qkLayernorm = config.boolean("qk_layernorm", false);
+  refuseParts(config, ["sliding_window", ...expertKeys]);
   config.oneOf("hidden_act", ["gelu_new", "gelu_pytorch_tanh"], "gelu_new");
   const heads = readHeads(config, hidden);
   const shape: PhiShape = { hidden, ffn, ...heads, eps, qkLayernorm };

@@ -9,7 +9,7 @@ import type { Graph, Value } from "../graph.ts";
 import { add, attention, embed, gatedSilu, linear, outputRows, rmsNorm, ropeAppend } from "../ops.ts";
 import { readRope } from "../rope.ts";
 import type { Weights } from "../weights.ts";
-import { type Architecture, limits, readHeads } from "./architecture.ts";
+import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
 
 interface Phi3Shape {
   readonly hidden: number;
@@ -29,6 +29,7 @@ export function phi3(config: ConfigReader): Architecture {
   const vocab = config.integer("vocab_size", limits.vocab);
   const eps = config.number("rms_norm_eps", { above: 0, max: 0.1, fallback: 1e-5 });
   const tied = config.boolean("tie_word_embeddings", false);
+  refuseParts(config, expertKeys);
   config.oneOf("hidden_act", ["silu", "swish"], "silu");
   for (const key of ["attention_bias", "mlp_bias", "lm_head_bias"]) {
     if (config.boolean(key, false)) config.fail(key, "false: Phi-3 has no biases");

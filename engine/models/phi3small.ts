@@ -20,7 +20,7 @@ import {
 } from "../ops.ts";
 import { readRope } from "../rope.ts";
 import type { Weights } from "../weights.ts";
-import { type Architecture, limits, readHeads } from "./architecture.ts";
+import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
 
 interface Phi3SmallShape extends HeadGeometry {
   readonly hidden: number;
@@ -46,6 +46,7 @@ export function phi3small(config: ConfigReader): Architecture {
   const layers = config.integer("num_hidden_layers", limits.layers);
   const vocab = config.integer("vocab_size", limits.vocab);
   const eps = config.number("layer_norm_epsilon", { above: 0, max: 0.1, fallback: 1e-5 });
+  refuseParts(config, ["sliding_window", ...expertKeys]);
   config.oneOf("hidden_act", ["gegelu"], "gegelu");
   const heads = readHeads(config, hidden);
   const embeddingMultiplier = multiplier(config, "mup_embedding_multiplier", 10);

@@ -268,10 +268,20 @@ describe("phi tokenize and detokenize", () => {
 
   test.each([
     [["detokenize"], "[1,", "stdin: expected JSON"],
-    [["detokenize"], "{}", "stdin: expected a JSON array of token ids"],
+    [["detokenize"], "{}", "stdin: expected a JSON array of token ids, got an object"],
     [["detokenize"], "[1,-1]", "stdin: [1]: expected a token id, got -1"],
-    [["tokenize", "--chat"], "[1]", "stdin: [0]: expected an object"],
-    [["tokenize", "--chat"], '[{"role":"user"}]', "stdin: [0].content: expected a string"],
+    [["tokenize", "--chat"], "[1]", "stdin: [0]: expected an object { role, content }, got 1"],
+    [
+      ["tokenize", "--chat"],
+      '{"role":"user"}',
+      "stdin: expected a JSON array of messages { role, content }, got an object",
+    ],
+    [["tokenize", "--chat"], '[{"role":"user"}]', "stdin: [0].content: expected a string, got nothing"],
+    [
+      ["tokenize", "--chat"],
+      '[{"role":"user","content":["a"]}]',
+      "stdin: [0].content: expected a string, got a list of 1",
+    ],
   ])("phi %j refuses %s", async (args, stdin, message) => {
     const { code, stdout, stderr } = await phi(args, { stdin });
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });

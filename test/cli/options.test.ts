@@ -5,6 +5,7 @@ import {
   idsOption,
   integerOption,
   logitBiasOption,
+  nameOption,
   numberOption,
   seedOption,
   stopOption,
@@ -62,6 +63,11 @@ describe("option values (faults.md G)", () => {
         `--max-tokens: expected a whole number from 0 to 2147483647, got "${text}"`,
       );
     }
+  });
+
+  test("a name is not empty", () => {
+    expect(nameOption("--adapter")("llvmpipe")).toBe("llvmpipe");
+    expect(refusal(() => nameOption("--adapter")(""))).toBe('--adapter: expected at least one character, got ""');
   });
 
   test("seeds are exact to 64 bits", () => {

@@ -174,14 +174,19 @@ test("what is refused, and a write that fails", async () => {
   }
 });
 
-test("a weight that is not finite is named", async () => {
+test.each([
+  ["model.layers.1.mlp.down_proj.weight", [3, 7]],
+  ["model.embed_tokens.weight", [2, 5]], // copied as it is
+  ["model.norm.weight", [4]],
+])("a weight of %s that is not finite is named", async (name, place) => {
   const source = join(fixtures, "phi-4");
   const bytes = new Uint8Array(readFileSync(join(source, "model.safetensors")));
   const start = 8 + Number(new DataView(bytes.buffer).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
-  const name = "model.layers.1.mlp.down_proj.weight";
   const { data_offsets, shape } = header[name];
-  new DataView(bytes.buffer).setUint16(start + data_offsets[0] + 2 * (3 * shape[1] + 7), 0x7f80, true); // infinite in bf16, NaN in f16
+  const [row = 0, col = row] = place;
+  const element = place.length > 1 ? row * shape[1] + col : row;
+  new DataView(bytes.buffer).setUint16(start + data_offsets[0] + 2 * element, 0x7f80, true); // infinite in bf16, NaN in f16
   const path = tempFolder({
     "config.json": readFileSync(join(source, "config.json"), "utf8"),
     "model.safetensors": bytes,
@@ -189,5 +194,5 @@ test("a weight that is not finite is named", async () => {
   const { output } = memoryFolder();
   const error = await failure(exportQuantized({ ...(await options(path, output)), weights: "int8" }));
   expect(error.message).toMatch(`tensor "${name}": expected finite numbers, got `);
-  expect(error.message).toMatch(" at [3, 7]");
+  expect(error.message).toMatch(` at [${place.join(", ")}]`);
 });

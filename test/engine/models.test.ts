@@ -26,6 +26,21 @@ function nodes<Op extends Graph["nodes"][number]["op"]>(architecture: Architectu
   return graph.nodes.filter((node): node is Extract<Graph["nodes"][number], { op: Op }> => node.op === op);
 }
 
+describe("parts that a model has not", () => {
+  test.each([
+    ["phi-2", "sliding_window", 512],
+    ["phi-2", "num_local_experts", 8],
+    ["phi-3-mini-4k", "num_local_experts", 16],
+    ["phi-3-small-128k", "sliding_window", 2048],
+    ["phi-3-small-128k", "num_experts", 4],
+  ])("%s with %s is refused", async (fixture, key, value) => {
+    expect((await failure(() => read({ ...configOf(fixture), [key]: value }))).message).toMatch(
+      `config.json: "${key}": expected none, for a "`,
+    );
+    read({ ...configOf(fixture), [key]: null });
+  });
+});
+
 describe("phi3small", () => {
   const config: Fields = { ...configOf("phi-3-small-128k"), num_hidden_layers: 4 };
 

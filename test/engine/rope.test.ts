@@ -79,6 +79,9 @@ describe("readRope", () => {
     ["too many factors", { ...longrope, rope_scaling: { ...scaling, long_factor: [...long, 1] } }, /"long_factor": expected 8 .*, got 9/],
     ["a factor of 0", { ...longrope, rope_scaling: { ...scaling, long_factor: [0, ...long.slice(1)] } }, /"long_factor"/],
     ["no factors", { ...longrope, rope_scaling: { type: "longrope", short_factor: short } }, /"long_factor": .* got no such field/],
+    ["original positions 0", { ...longrope, original_max_position_embeddings: 0 }, /"original_max_position_embeddings": expected an integer from 2/],
+    ["original positions 0 beside good ones", { ...longrope, original_max_position_embeddings: 0, rope_scaling: { ...scaling, original_max_position_embeddings: 4096 } }, /"original_max_position_embeddings": expected an integer from 2/],
+    ["two numbers of original positions", { ...longrope, rope_scaling: { ...scaling, original_max_position_embeddings: 2048 } }, /"original_max_position_embeddings": expected 2048, as in config.json: rope_scaling, got 4096/],
     ["theta 0", { rope_theta: 0 }, /"rope_theta": expected a finite number above 0/],
   ]; // biome-ignore format: a table
   test.each(refused)("%s is refused", async (_what, config, message) => {

@@ -200,6 +200,12 @@ describe("large headers", () => {
     expect(process.resourceUsage().maxRSS * 1024 - rssBefore).toBeLessThan(3 * blanks);
   });
 
+  test("a header of more values than half a million tensors have is given up", async () => {
+    const shape = `[${"1,".repeat(4_000_000)}1]`;
+    const error = await failure(readSafetensorsHeader(file(one("U8", shape, 0, 1), 1)));
+    expect(error.message).toMatch(/in "a" "shape": expected at most 4000000 values, got more$/);
+  });
+
   test("100 000 overlapping tensors are refused in 2 s of processor time", async () => {
     const entries = Array.from(
       { length: 100_000 },

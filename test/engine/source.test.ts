@@ -164,6 +164,15 @@ describe("symbolic links and other things that are no files", () => {
     expect(text(await allowed.read(0, 6))).toBe("secret");
   });
 
+  test("links that lead to each other are no file", async () => {
+    const path = tempFolder();
+    symlinkSync("b", join(path, "a"));
+    symlinkSync("a", join(path, "b"));
+    expect((await failure(openIn(path, "a"))).message).toBe(
+      "a: expected a file, got symbolic links that lead to each other",
+    );
+  });
+
   test("a folder whose name begins like ours is outside", async () => {
     const path = tempFolder({ "model-secret/f": "x" });
     mkdirSync(join(path, "model"));

@@ -146,10 +146,11 @@ describe("quantize", () => {
       fine,
       fill((i) => (i % 2 ? -3e38 : 3.4e38)),
       fill((i) => 1e7 * i),
+      fill(() => 3e38), // the sum of two is infinite, where a compiler adds them before it scales them down
     ];
     const { values, found } = await quantizeGroups(rows);
     // Indices are those of the outputs, where rows begin at 1.
-    expect([...found]).toEqual([2, ~(2 * 32 + 5) >>> 0, 1, 2, ~(4 * 32) >>> 0]);
+    expect([...found]).toEqual([2, ~(2 * 32 + 5) >>> 0, 1, 3, ~(4 * 32) >>> 0]);
     expect(values.slice(32, 64).every(Number.isNaN)).toBe(true);
     expect(values.slice(64, 96).every(Number.isFinite)).toBe(true);
   });

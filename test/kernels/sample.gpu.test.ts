@@ -215,6 +215,7 @@ describe("sample", () => {
       { temperature: 1, topK: 1000 },
       { temperature: 1, topK: 99999 },
       { temperature: 1, topP: 0 },
+      { temperature: 1, topP: 1e-30 },
       { temperature: 1, topP: 0.1 },
       { temperature: 1, topP: 0.3 },
       { temperature: 1, topK: 10, topP: 0.7 },

@@ -293,6 +293,11 @@ describe("K7: bombs", () => {
     const normalizer = { type: "Prepend", prepend: "x".repeat(10_000_000) };
     expect(errorOf((json) => Object.assign(json, { normalizer })).message).toContain("normalizer.prepend");
   });
+  test("10 000 steps", () => {
+    const pre_tokenizer = { type: "Sequence", pretokenizers: Array(10_000).fill({ type: "Digits" }) };
+    const { message } = errorOf((json) => Object.assign(json, { pre_tokenizer }));
+    expect(message).toBe('tokenizer.json: pre_tokenizer: expected at most 100 steps, got "more"');
+  });
   test.each(["normalizer", "pre_tokenizer", "decoder", "post_processor"])("%s nested 200 deep", (part) => {
     const lists = {
       normalizer: "normalizers",
@@ -307,6 +312,25 @@ describe("K7: bombs", () => {
   });
 });
 
+/** Ids of Hugging Face tokenizers 0.23.3. */
+describe("Metaspace, which splits at the character that stands for a blank", () => {
+  const tokens = ["<unk>", "▁", "a", "b", "▁a", "ab", "▁ab", "1", "-", "▁▁"];
+  const vocab = Object.fromEntries(tokens.map((token, id) => [token, id]));
+  const cases: readonly (readonly [change: Json, text: string, ids: readonly number[]])[] = [
+    [{ prepend_scheme: "always" }, "ab ab", [6, 6]],
+    [{ prepend_scheme: "always" }, "  a  b", [1, 4, 1, 1, 3]],
+    [{ prepend_scheme: "first" }, " ab-ab", [6, 8, 5]],
+    [{ prepend_scheme: "never" }, "a▁b", [2, 1, 3]],
+    [{ prepend_scheme: "always", split: false }, "  a  b", [1, 4, 9, 3]],
+    [{ replacement: "-", prepend_scheme: "always" }, "-a -ab 1", [8, 2, 8, 8, 5, 8, 7]],
+  ];
+  test.each(cases)("%j %j", (change, text, ids) => {
+    const pre_tokenizer = { type: "Metaspace", replacement: "▁", split: true, ...change };
+    const model = { type: "BPE", vocab, merges: ["▁ a", "a b", "▁a b", "▁ ▁"], unk_token: "<unk>" };
+    expect(load({ ...sound(), added_tokens: [], decoder: null, pre_tokenizer, model }).encode(text)).toEqual(ids);
+  });
+});
+
 describe("K8: added tokens", () => {
   const added = (content: string, id: number, flags: Json = {}) => ({ id, content, normalized: false, ...flags });
   test("an empty one is ignored with a note", () => {
@@ -315,6 +339,13 @@ describe("K8: added tokens", () => {
     const tokenizer = load(json);
     expect(tokenizer.notes).toEqual(["tokenizer.json: added_tokens[1]: an empty token is ignored"]);
     expect(tokenizer.encode("x<|end|>")).toEqual([0x78, 258]);
+  });
+  test("one of thousands of letters, which every letter of a text would be compared with, is refused", () => {
+    const { message } = errorOf((json) => json.added_tokens.push(added("b".repeat(5000), 300)));
+    expect(message).toContain("added_tokens[1].content: expected at most 256 characters");
+    const json = sound();
+    json.added_tokens.push(added(`${"b".repeat(255)}c`, 300));
+    expect(load(json).encode("b".repeat(100_000))).toHaveLength(100_000);
   });
   test("the longest of overlapping ones, leftmost first", () => {
     const json = sound();
