@@ -58,6 +58,8 @@ export function contenders(root: string, checkpoint: string): readonly Contender
     },
     { ...gguf, name: "llama.cpp vulkan", gpu: true, variant: "vulkan" },
     { ...gguf, name: "llama.cpp cpu", gpu: false, variant: "cpu" },
+    // Its threads wait for each other by spinning, so on a busy machine two are slower than one.
+    { ...gguf, name: "llama.cpp cpu 1 thread", gpu: false, variant: "cpu 1" },
   ];
 }
 

@@ -1,4 +1,4 @@
-/** llama.cpp through node-llama-cpp, on the GGUF that the weights come from; the variant is `vulkan` or `cpu`. */
+/** llama.cpp through node-llama-cpp, on the GGUF that the weights come from; the variant is `vulkan`, `cpu` or `cpu 1` (thread). */
 import { join } from "node:path";
 import { importFrom, measure } from "./runner.ts";
 import { ggufFile } from "./setup.ts";
@@ -19,13 +19,17 @@ interface Llama {
 }
 
 await measure(async ({ folder, variant, longPrompt, shortPrompt, newTokens }) => {
-  const gpu = variant === "cpu" ? false : variant;
+  const [device = "", threads] = variant.split(" ");
+  const gpu = device === "cpu" ? false : device;
   type Package = { getLlama(options: object): Promise<Llama> };
   const { module, version } = await importFrom<Package>(folder, "node-llama-cpp");
-  const llama = await module.getLlama({ gpu, build: "never", skipDownload: true, logLevel: "error" });
+  const llama = await module.getLlama({
+    ...{ gpu, build: "never", skipDownload: true, logLevel: "error" },
+    ...(threads && { maxThreads: Number(threads) }),
+  });
   const model = await llama.loadModel({ modelPath: join(folder, ggufFile), gpuLayers: gpu === false ? 0 : "max" });
   if (llama.gpu !== gpu || model.gpuLayers > 0 !== (gpu !== false)) {
-    throw new Error(`expected ${variant}, got ${llama.gpu || "cpu"} with ${model.gpuLayers} layers on the GPU`);
+    throw new Error(`expected ${device}, got ${llama.gpu || "cpu"} with ${model.gpuLayers} layers on the GPU`);
   }
   const contextSize = Math.max(longPrompt.length, shortPrompt.length + newTokens) + 1;
   const context = await model.createContext({ contextSize, batchSize: longPrompt.length, sequences: 1 });
