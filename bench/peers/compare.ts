@@ -254,24 +254,14 @@ export function markdown(title: string, tables: readonly BenchTable[]): string {
 }
 
 /**
- * How unlikely each engine's text is by the model as it is stored, in nats a token, by name: random tokens have about
- * log(vocabulary), greedy text little.
+ * How unlikely a text after a prompt is by the model as it is stored, in nats a token: random tokens have about
+ * log(vocabulary), greedy text little. Undefined for ids that the model does not have.
  */
-async function textLosses(model: Model, prompt: readonly number[], results: readonly Results[]) {
-  const totalOf = async (ids: readonly number[]) => {
-    const { meanNll, tokens } = await evaluate(model, ids);
-    return meanNll * tokens;
-  };
-  const promptLoss = await totalOf(prompt);
-  const losses = new Map<string, number>();
-  for (const { contender, measured } of results) {
-    const ids = measured[0]?.ids;
-    if (ids === undefined) continue;
-    const known = ids.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabularySize);
-    const loss = known ? (await totalOf([...prompt, ...ids])) - promptLoss : Number.MAX_VALUE;
-    losses.set(contender.name, loss / ids.length);
-  }
-  return losses;
+async function lossOf(model: Model, prompt: readonly number[], ids: readonly number[]): Promise<number | undefined> {
+  if (!ids.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabularySize)) return undefined;
+  const whole = await evaluate(model, [...prompt, ...ids]);
+  const before = await evaluate(model, prompt);
+  return (whole.meanNll * whole.tokens - before.meanNll * before.tokens) / ids.length;
 }
 
 export interface PeersOptions extends Omit<CompareOptions, "request" | "onFailure"> {
@@ -310,14 +300,23 @@ export async function benchPeers(options: PeersOptions): Promise<Compared> {
     else onNote(`${name}: not measured: it is not set up for this checkpoint; --setup does that`);
   }
   const results = await compare(entrants, { ...options, request, onFailure: onNote });
+  const losses = new Map<string, number>();
   const model = await loadModel({ folder, adapter, context: shortPromptTokens + newTokens + 1, signal });
-  const losses = await textLosses(model, request.shortPrompt, results).finally(() => model.dispose());
-  for (const { contender, measured } of results) {
-    const [first] = measured;
-    const loss = losses.get(contender.name);
-    if (first === undefined || loss === undefined) continue;
-    const doubt = loss > Math.log(model.vocabularySize) / 2 ? "THIS TEXT IS UNLIKELY: " : "";
-    onNote(`${contender.name}: ${doubt}${JSON.stringify(tokenizer.decode(first.ids))}`);
+  try {
+    for (const { contender, measured } of results) {
+      const [first] = measured;
+      if (first === undefined) continue;
+      const loss = await lossOf(model, request.shortPrompt, first.ids);
+      if (loss === undefined) {
+        onNote(`${contender.name}: NO TEXT: ids that the model does not have`);
+        continue;
+      }
+      losses.set(contender.name, loss);
+      const doubt = loss > Math.log(model.vocabularySize) / 2 ? "AN UNLIKELY TEXT: " : "";
+      onNote(`${contender.name}: ${doubt}${JSON.stringify(tokenizer.decode(first.ids))}`);
+    }
+  } finally {
+    model.dispose();
   }
   return { engines: engineTables(results, request, losses), ratios: ratioTables(results) };
 }
@@ -325,14 +324,8 @@ export async function benchPeers(options: PeersOptions): Promise<Compared> {
 /** As Markdown, the adapter and the versions above it. */
 export function peersText({ engines, ratios }: Compared, environment: Environment): string {
   for (const { figures } of [...engines, ...ratios]) refuseImpossible(figures);
-  const [ours] = engines;
-  const title = `${ours?.model ?? "ours"} is so many times as fast as`;
-  const lines = [
-    ...environmentLines(environment),
-    ...engines.map(({ model, settings }) => `${model}: ${settings}`),
-    "",
-    markdown("", engines),
-    markdown(title, ratios),
-  ];
-  return lines.join("\n");
+  const tables = [markdown("", engines)];
+  if (ratios.length > 0) tables.push(markdown(`${engines[0]?.model} is so many times as fast as`, ratios));
+  const lines = [...environmentLines(environment), ...engines.map(({ model, settings }) => `${model}: ${settings}`)];
+  return `${lines.join("\n")}\n\n${tables.join("\n")}`;
 }

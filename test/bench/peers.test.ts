@@ -1,7 +1,9 @@
 /** peers: processes that answer, fail, hang or write nonsense, and the table of what is left. None is installed here. */
+import { execFile } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import {
   type Contender,
@@ -16,6 +18,7 @@ import {
 import type { Measured } from "../../bench/peers/runner.ts";
 import { isReady, peerFolders, setUp } from "../../bench/peers/setup.ts";
 import type { Environment } from "../../bench/report.ts";
+import { bundledModel } from "../../cli/package.ts";
 import { tempFolder } from "../engine/tempFolder.ts";
 
 const environment: Environment = {
@@ -184,6 +187,22 @@ describe("the table", () => {
     expect(ratioTables([])).toEqual([]);
     expect(ratioTables(results.slice(0, 1))).toEqual([]);
   });
+});
+
+test("the command: our engine beside peers that are not set up", async () => {
+  const [root, checkpoint] = [join(import.meta.dirname, "../.."), bundledModel()];
+  const json = join(tempFolder(), "peers.json");
+  const amounts = ["-n", "1", "-g", "3", "-p", "40", "--peers", tempFolder(), "--json", json];
+  const args = [join(root, "dist/bench/main.js"), "peers", "-m", checkpoint, ...amounts];
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { cwd: root });
+  for (const name of ["onnxruntime", "transformers.js", "llama.cpp vulkan", "llama.cpp cpu"]) {
+    expect(stderr).toContain(`note: ${name}: not measured: it is not set up for this checkpoint; --setup does that\n`);
+  }
+  expect(stderr).toMatch(/note: phi f16: "/);
+  expect(stdout).toMatch(/^adapter .*\n(.*\n)*phi int4: int4, head int8/);
+  expect(stdout.match(/^\| phi (int4|f16) .*$/gm)).toHaveLength(4);
+  const { results } = JSON.parse(readFileSync(json, "utf8"));
+  expect(results.map(({ model }: { model: string }) => model)).toEqual(["phi int4", "phi f16", "phi f16"]);
 });
 
 describe("the set-up", () => {
