@@ -257,7 +257,7 @@ function needsOf(
 ): GpuNeeds {
   const isSoftware = adapter ? isSoftwareAdapter(adapter.info) : assumed.isSoftware;
   const bindingBytes = adapter ? maxBindingBytes(adapter.limits) : assumed.bindingBytes;
-  const chunkTokens = Math.min(context, chunkFor({ isSoftware }, weights));
+  const chunkTokens = Math.min(context, chunkFor({ isSoftware }, weights, architecture));
   const layerBytes = layerCacheBytes(architecture, kv, cacheRows(architecture, context, chunkTokens));
 
   let weightsBytes = 0;

@@ -145,7 +145,7 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
 
     const device = await Device.open(adapter, options.device);
     try {
-      const chunkTokens = Math.min(context, options.chunkTokens ?? chunkFor(device, weights));
+      const chunkTokens = Math.min(context, options.chunkTokens ?? chunkFor(device, weights, architecture));
       const kvRows = cacheRows(architecture, context, chunkTokens);
       checkContextBindings(device, architecture, kv, kvRows, context);
       const engine = new Engine(device, architecture, weights, {
@@ -250,10 +250,16 @@ function checkContextBindings(
 }
 
 /** Tokens at a time: as many as keep the largest linear well below the time after which systems reset a GPU. */
-export function chunkFor(device: { readonly isSoftware: boolean }, weights: CheckedWeights): number {
+export function chunkFor(
+  device: { readonly isSoftware: boolean },
+  weights: CheckedWeights,
+  { vocab }: Architecture,
+): number {
   let largest = 1;
   for (const ref of weights.declared.values()) {
-    if (ref.kind === "matrix") largest = Math.max(largest, 2 * ref.rows * ref.parts * ref.cols * ref.activeShare);
+    // Of the head's matrix a prompt needs the last token's row, of the embedding no product.
+    if (ref.kind === "matrix" && ref.rows !== vocab)
+      largest = Math.max(largest, 2 * ref.rows * ref.parts * ref.cols * ref.activeShare);
   }
   const perDispatch = device.isSoftware ? 2e9 : 2e11;
   const tokens = 2 ** Math.floor(Math.log2(perDispatch / largest));
@@ -531,7 +537,8 @@ export class Engine {
       const chunk = ids.slice(past, past + this.chunkTokens);
       const runner = await this.runner(chunk.length === 1 ? "decode" : "prefill");
       this.#written = Math.max(this.#written, past + chunk.length); // before the run, which may stop half-way
-      if (chooser === undefined || past + chunk.length < ids.length) await runner.feed(chunk, past, drawn, { signal });
+      if (past + chunk.length < ids.length) await runner.feed(chunk, past, drawn, { signal, cacheOnly: true });
+      else if (chooser === undefined) await runner.feed(chunk, past, drawn, { signal });
       else {
         batch = this.#nextBatch(drawn, 1, false);
         await runner.feed(chunk, past, drawn, { signal, chooser, last: this.#copyState(batch) });

@@ -68,6 +68,8 @@ export interface Plan {
   readonly maxSeq: number;
   /** Up to the logits. */
   readonly steps: readonly Step[];
+  /** How many of them, from the first, make what the cache gets. */
+  readonly cacheSteps: number;
   /** What makes the next token of them, a step a way of choosing; nothing in a plan that keeps all positions. */
   readonly choosers: Readonly<Partial<Record<Chooser, Step>>>;
   /** Bytes of each slot. */
@@ -315,7 +317,9 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
     if (index === undefined) throw new Error(`plan: value ${value.id} is used before it is computed`);
     return { slot: index };
   };
-  const steps = nodes.flatMap((node) => planNode(node, slot, options));
+  const byNode = nodes.map((node) => planNode(node, slot, options));
+  const steps = byNode.flat();
+  const lastWrite = nodes.findLastIndex(({ op }) => op === "ropeAppend" || op === "decodeAttention");
   const next = { state, control: { shared: "control" }, ids: { shared: "ids" }, logits: slot(logits) } as const;
   const greedy = sized(tuning, "argmaxLanes", logits.cols, argmax);
   const drawn = sized(tuning, "sampleThreads", logits.cols, sample);
@@ -342,6 +346,7 @@ export function buildPlan(graph: Graph, logits: Value, options: PlanOptions): Pl
     kind: graph.kind,
     maxSeq,
     steps: steps.map(finished),
+    cacheSteps: byNode.slice(0, lastWrite + 1).flat().length,
     choosers: graph.kind === "all" ? {} : { greedy: finished(choosers.greedy), sample: finished(choosers.sample) },
     slotBytes,
     logitsSlot: slotOf.get(logits.id) ?? 0,

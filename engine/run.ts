@@ -27,6 +27,8 @@ export interface SharedBuffers {
 export interface RunOptions {
   /** How the next token is chosen; without it the state stays as the host wrote it. */
   readonly chooser?: Chooser;
+  /** Nothing is wanted but what the cache gets: the steps behind the last one that writes it are left out. */
+  readonly cacheOnly?: boolean;
   /** Added to the last command buffer, behind the dispatches. */
   readonly last?: (encoder: GPUCommandEncoder) => void;
   /** A run that is estimated to take long is submitted in parts, so that this stops it between two of them. */
@@ -212,7 +214,7 @@ export async function createRunner(
       idWords.set(ids);
       device.writeBuffer(shared.state, 0, stateHead);
       device.writeBuffer(shared.ids, 0, idWords.subarray(0, seq));
-      await submit(list, 1, seq, past, options);
+      await submit(options.cacheOnly ? list.slice(0, plan.cacheSteps) : list, 1, seq, past, options);
     },
     async repeat(count, past, options) {
       await submit(listOf(options.chooser), count, 1, past, options);

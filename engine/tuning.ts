@@ -21,7 +21,7 @@ function software(subgroupSize: number): Tuning {
   const subgroup = sharing(subgroupSize);
   return {
     matvec: { lanes: 1, groups: 8, subgroup },
-    matmul: subgroup > 1 ? { threads: 8, tokens: 16, subgroup } : { threads: 16, tokens: 4, subgroup },
+    matmul: subgroup > 1 ? { threads: 8, tokens: 32, subgroup } : { threads: 16, tokens: 4, subgroup },
     decodeAttention: { threads: 8, quads: 1, keys: 64, subgroup, splits: 1, span: 1 },
     prefillAttention: { threads: 8, quads: 1, keys: 64, subgroup },
     normLanes: 8,
@@ -56,7 +56,7 @@ function softwareCandidates(subgroupSize: number): Candidates {
       ...(subgroup === 1 ? [] : [{ lanes: 1, groups: 8, subgroup: 1 }]),
     ],
     matmul: [
-      ...[8, 16].flatMap((threads) => [4, 8, 16].map((tokens) => ({ threads, tokens, subgroup }))),
+      ...[8, 16].flatMap((threads) => [16, 32, 64].map((tokens) => ({ threads, tokens, subgroup }))),
       ...(subgroup === 1 ? [] : [{ threads: 16, tokens: 4, subgroup: 1 }]),
     ],
     decodeAttention: [

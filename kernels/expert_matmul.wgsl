@@ -30,29 +30,23 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   let blocks = blocksPerRow();
 
   let place = ownLane();
-  var own: array<array<vec4f, OWN>, CHOICES>;
   var sums: array<array<vec4f, CHOICES>, PARTS>;  // four rows each
-  var inputs: array<u32, CHOICES>;                // rows of x
-  for (var c = 0u; c < CHOICES; c++) {
-    inputs[c] = groups[list + min(firstChoice + c, count - 1u)] / CHOICES_PER_X;
-  }
-  for (var block = begin(); block < blocks; block++) {
-    for (var p = 0u; p < PARTS; p++) {
-      let r = rows + vec4u(p * matrix.rows);
-      let w0 = weightBlock(r.x, block);
-      let w1 = weightBlock(r.y, block);
-      let w2 = weightBlock(r.z, block);
-      let w3 = weightBlock(r.w, block);
-      let scale = vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
-      for (var c = 0u; c < CHOICES; c++) {
-        if (block % LOAD_BLOCKS == 0u && (p == 0u || SUBGROUP == 1u)) {
-          own[c] = loadInput(inputs[c], block, place);
+  for (var p = begin(); p < PARTS; p++) {
+    for (var block = begin(); block < blocks; block += LOADED) {
+      var w: array<array<Block, 4>, LOADED>;
+      for (var b = 0u; b < LOADED; b++) {
+        w[b] = loadRows(rows + p * matrix.rows, min(block + b, blocks - 1u));
+      }
+      for (var c = begin(); c < CHOICES; c++) {
+        if (!UNROLL && firstChoice + c >= count) {
+          break;
         }
-        var sum = vec4f();  // written out, see CONTRIBUTING.md: else it would keep its value
-        for (var v = 0u; v < VECS; v++) {
-          sum += sharedVec(own[c], block, v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
+        let own = loadInput(groups[list + min(firstChoice + c, count - 1u)] / CHOICES_PER_X, block * VECS + place);
+        var sum = vec4f();
+        for (var b = 0u; b < LOADED; b++) {
+          sum += blockSums(w[b], own, b * VECS);
         }
-        sums[p][c] += sum * scale;
+        sums[p][c] += sum;
       }
     }
   }

@@ -2,7 +2,7 @@
 
 import { type HeadShape, joinedInput, type Splits, type Visible } from "./attention.ts";
 import { stateSnippet } from "./kernel.ts";
-import { type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
+import { rowsSnippet, type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
 
 /** What a linear does with its sum before it stores it. */
 export type Epilogue =
@@ -51,7 +51,7 @@ const shared = new URL("./activations/shared.wgsl", import.meta.url);
 export function linearParts({ layout, epilogue, cols, permuted, joined, constants }: LinearShape) {
   const plain = { files: activationSnippets(layout, cols, permuted), constants: {}, tile: {} };
   const join = joined && joinedInput(joined.heads, joined.visible, joined.split);
-  const input = join === undefined ? plain : { ...join, files: [...join.files, shared] };
+  const input = join === undefined ? plain : { ...join, files: [...join.files, shared, rowsSnippet] };
   return {
     files: [stateSnippet, ...weightSnippets(layout), ...input.files, ...epilogues[epilogue]],
     constants: { ...constants, ...input.constants },
@@ -62,7 +62,7 @@ export function linearParts({ layout, epilogue, cols, permuted, joined, constant
 /** How x is read beside a weight of `cols` columns. */
 export function activationSnippets(layout: WeightLayout, cols: number, permuted = false): readonly URL[] {
   const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
-  return [inputs[permuted ? "permuted" : order], shared];
+  return [inputs[permuted ? "permuted" : order], shared, rowsSnippet];
 }
 
 /** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */

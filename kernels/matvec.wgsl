@@ -28,20 +28,11 @@ fn main(
   var own: array<vec4f, OWN>;
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
-    if (block % LOAD_BLOCKS == 0u) {
-      own = loadInput(0u, block, place);
+    if (block % LOADED == 0u) {
+      own = loadInput(0u, block * VECS + place);
     }
     for (var p = 0u; p < PARTS; p++) {
-      let r = rows + vec4u(p * matrix.rows);
-      let w0 = weightBlock(r.x, block);
-      let w1 = weightBlock(r.y, block);
-      let w2 = weightBlock(r.z, block);
-      let w3 = weightBlock(r.w, block);
-      var sum = vec4f();  // written out, see CONTRIBUTING.md: else it would keep its value
-      for (var v = 0u; v < VECS; v++) {
-        sum += sharedVec(own, block, v) * mat4x4f(w0.vecs[v], w1.vecs[v], w2.vecs[v], w3.vecs[v]);
-      }
-      sums[p] += sum * vec4f(w0.scale, w1.scale, w2.scale, w3.scale);
+      sums[p] += blockSums(loadRows(rows + p * matrix.rows, block), own, block % LOADED * VECS);
     }
   }
 

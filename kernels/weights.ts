@@ -61,6 +61,9 @@ export function groupShift(packing: Packing): number {
 
 const matrix = new URL("./weights/matrix.wgsl", import.meta.url);
 
+/** With which a linear reads four rows of a weight at a time. */
+export const rowsSnippet = new URL("./weights/rows.wgsl", import.meta.url);
+
 /** The snippets with which a kernel reads a weight of this layout, in row ranges. */
 export function weightSnippets(layout: WeightLayout): readonly URL[] {
   const scales = layout === "q4" || layout === "q8" ? [new URL("./weights/scales.wgsl", import.meta.url)] : [];

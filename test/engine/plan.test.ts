@@ -364,6 +364,14 @@ describe.each(models)("%s", (_name, architecture) => {
     }
   });
 
+  test.each(kinds)("%s: what the cache gets is made by the steps up to the last that writes it", (kind) => {
+    const { graph, logits } = record(architecture, kind);
+    const { steps, cacheSteps } = buildPlan(graph, logits, options(architecture, kind));
+    const writes = steps.map(({ kernel }) => /^(ropeAppend|decodeAttention)</.test(kernel.name));
+    expect(writes.filter((isWrite) => isWrite)).toHaveLength(architecture.layers);
+    expect(cacheSteps).toBe(writes.lastIndexOf(true) + 1);
+  });
+
   test("explain prints a line for each step, under a heading", () => {
     const { graph, logits } = record(architecture, "prefill");
     const plan = buildPlan(graph, logits, options(architecture, "prefill"));
