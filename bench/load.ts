@@ -21,9 +21,9 @@ export interface LoadBenchOptions {
   readonly onProgress?: (text: string) => void;
 }
 
-/** As the engine reads, and as it waits for what it wrote. */
+/** As the engine reads, and how much it writes before it waits for what it wrote before that. */
 const pieceBytes = 8 << 20;
-const batchBytes = 64 << 20;
+const batchBytes = 32 << 20;
 
 /** Reads all weight files from front to back into one small buffer, and hands on each piece. */
 async function plainRead(
@@ -60,6 +60,7 @@ async function plainUpload(
   const device = await Device.open(adapter);
   try {
     let buffer = device.createBuffer("plain upload", batchBytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
+    let batch = Promise.resolve();
     let filled = 0;
     return await plainRead(folder, files, async (piece) => {
       const padded = Math.ceil(piece.length / 4) * 4; // a write is of whole words
@@ -67,7 +68,9 @@ async function plainUpload(
       filled += pieceBytes;
       if (filled < batchBytes) return;
       device.submit("plain upload", []);
-      await device.workDone();
+      const before = batch;
+      batch = device.workDone();
+      await before;
       buffer = device.createBuffer("plain upload", batchBytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
       filled = 0;
     });
@@ -85,9 +88,10 @@ const sampleMs = 5;
 function memoryWatch(startBytes: number, keptShare: number) {
   let peakBytes = 0;
   let ownPeakBytes = 0;
-  /** Bytes read for the GPU, of these: in a batch whose end is awaited, and surely in GPU memory. */
+  /** Bytes read for the GPU, of these: in the last batch and before, in the one before that, surely in GPU memory. */
   let readBytes = 0;
   let flushingBytes = 0;
+  let awaitedBytes = 0;
   let settledBytes = 0;
   let sampledAt = 0;
   const sample = () => {
@@ -104,10 +108,10 @@ function memoryWatch(startBytes: number, keptShare: number) {
       readBytes = doneBytes;
       sample();
     },
-    /** The wait for the GPU is over when another call is made. */
+    /** The load waits for the batch before the last, and that wait is over when another call is made. */
     intercept(call: string) {
-      settledBytes = flushingBytes;
-      if (call === "workDone") flushingBytes = readBytes;
+      settledBytes = awaitedBytes;
+      if (call === "workDone") [awaitedBytes, flushingBytes] = [flushingBytes, readBytes];
       sample();
     },
     stop() {

@@ -119,7 +119,7 @@ export async function createRunner(
     for (const operand of Object.values(bindings)) {
       const matrix = "matrix" in operand ? operand.matrix : "scales" in operand ? operand.scales : undefined;
       if (matrix !== undefined && flopsPerToken > 0) weightBytes += resource(operand).sizeBytes * matrix.activeShare;
-      if ("cache" in operand && kernel.name.startsWith("attention")) {
+      if ("cache" in operand && /^(a|decodeA)ttention</.test(kernel.name)) {
         bytesPerPosition += resource(operand).sizeBytes / cache.rows;
       }
     }

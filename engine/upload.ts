@@ -254,7 +254,7 @@ export interface GpuWeights {
   vector(ref: VectorRef): DeviceBuffer;
 }
 
-const flushBytes = 64 << 20; // a writeBuffer's staging memory is freed by the next finished submit
+const flushBytes = 32 << 20; // a writeBuffer's staging memory is freed by the next finished submit; two are on their way
 
 function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: number | undefined, more = 0): never {
   throw new PhiError(
@@ -339,6 +339,7 @@ export async function uploadWeights(
   const vectors = new Map<string, DeviceBuffer>();
   let doneBytes = 0;
   let pendingBytes = 0;
+  let batch: Promise<void> = Promise.resolve();
   const ranges = [...weights.declared.values()].flatMap((ref) =>
     ref.kind === "matrix" ? rowRanges(ref, weights.packing(ref), device.maxBindingBytes) : [],
   );
@@ -355,10 +356,14 @@ export async function uploadWeights(
     if (pendingBytes >= flushBytes) await flush();
   }
 
+  /** Waits for the batch before, so that the GPU takes one while the next is read. */
   async function flush(): Promise<void> {
     device.submit("weights", []);
-    await device.workDone();
+    const before = batch;
+    batch = device.workDone();
+    batch.catch(() => undefined); // whoever waits for it is told
     pendingBytes = 0;
+    await before;
   }
 
   const read: ReadTensor = async (tensor, offsetBytes, lengthBytes, into) => {
@@ -469,6 +474,7 @@ export async function uploadWeights(
     else vectors.set(ref.key, await uploadVector(ref));
   }
   await flush();
+  await batch;
   const { nonFinite, tooLarge } = device.isNull ? {} : await scan.finds();
   scan.dispose();
   quantizer.dispose();

@@ -36,7 +36,8 @@ export interface MatrixSource {
   readonly storedBytes: number;
   /**
    * Rows firstRow … firstRow + rows - 1 in order, some MiB at a time, in the source's own packing or in one that
-   * `commonPacking` gave. Throws a PhiError "checkpoint" for contents that the format does not have.
+   * `commonPacking` gave. The next piece may lie where the last one lay. Throws a PhiError "checkpoint" for contents that
+   * the format does not have.
    */
   rows(read: ReadTensor, firstRow: number, rows: number, as: Packing): AsyncIterable<PackedRows>;
   /** The input that each packed column belongs to [cols], where rows are packed as permuted. */
