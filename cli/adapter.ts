@@ -1,6 +1,11 @@
 /** The adapter of the command line: by option or variable, and SwiftShader where the machine has none. */
 import { PhiError } from "../engine/errors.ts";
-import { type OpenedAdapter, openAdapter as openOnThisMachine } from "../library/adapter.ts";
+import {
+  installAdvice,
+  noSuchAdapter,
+  type OpenedAdapter,
+  openAdapter as openOnThisMachine,
+} from "../library/adapter.ts";
 import { findBundle, hasSwiftShaderEnvironment, hasVulkanManifest, restartWithSwiftShader } from "./swiftshader.ts";
 
 /** The adapter asked for by option or `PHI_ADAPTER`; undefined leaves the choice to us. */
@@ -36,5 +41,10 @@ export async function openAdapterOrRestart(option: string | undefined): Promise<
 export async function openAdapter(option?: string): Promise<OpenedAdapter> {
   const adapter = wantedAdapter(option);
   const otherNames = findBundle() !== undefined && !hasSwiftShaderEnvironment() ? ["swiftshader"] : [];
+  // Without a driver Dawn would only print the Vulkan loader's complaints.
+  if (process.platform === "linux" && !hasVulkanManifest() && adapter?.toLowerCase() !== "null") {
+    if (adapter === undefined) throw new PhiError("machine", "no WebGPU adapter on this machine", installAdvice());
+    throw noSuchAdapter(adapter, [...otherNames, "null"]);
+  }
   return openOnThisMachine({ otherNames, ...(adapter !== undefined && { adapter }) });
 }

@@ -16,7 +16,7 @@ import { formatBytes, jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
 import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
-import { note, print, printUntrusted } from "./output.ts";
+import { note, print, printUntrusted, writing } from "./output.ts";
 import { chromeTrace, profileSummary } from "./profile.ts";
 
 /** How tokens are drawn. */
@@ -44,6 +44,8 @@ export interface GenerateCommandOptions extends RunOptions, SamplingCommandOptio
   readonly stats?: boolean;
   readonly json?: boolean;
   readonly explain?: boolean;
+  /** Where the results of `--prompts` go. */
+  readonly output?: string;
 }
 
 /** What a run gave: the new tokens' ids, their text up to a stop string, why it ended, and the engine's figures. */
@@ -92,7 +94,8 @@ export async function generate(
     const { result } = outcome;
     if (options.profile !== undefined) {
       const dispatches = model.profile().slice(before);
-      await writeFile(options.profile, chromeTrace(dispatches));
+      const { profile } = options;
+      await writing(profile, () => writeFile(profile, chromeTrace(dispatches)));
       process.stderr.write(profileSummary(dispatches));
     }
     if (options.json) await print(jsonLine(outcomeJson(outcome)));
@@ -145,6 +148,11 @@ function idsOf(
 }
 
 function checkCombination(prompt: string | undefined, options: GenerateCommandOptions): void {
+  if (options.output !== undefined) {
+    throw new PhiError("usage", "--output: expected --prompts beside it, got none", [
+      "The text goes to stdout: phi … > FILE.",
+    ]);
+  }
   if (options.ids !== undefined && prompt !== undefined) {
     throw new PhiError("usage", "--ids: expected no prompt beside it, got one");
   }

@@ -166,14 +166,21 @@ function program(signal: AbortSignal): Command {
     .option("--raw-output", "control characters go to the terminal as they are")
     .option("--stats", "times, rates and memory on stderr")
     .option("--json", "print { text, token_ids, finish_reason, stats } in place of the text")
-    .option("--prompts <file>", "many prompts, a JSON object a line (README); the results go to -o")
-    .option("-o, --output <file>", "with --prompts: a result a line; those that are there already are not made again")
+    .option(
+      "--prompts <file>",
+      "many prompts, a JSON object a line (README); the results go to -o",
+      nameOption("--prompts"),
+    )
+    .option(
+      "-o, --output <file>",
+      "with --prompts: a result a line; those that are there already are not made again",
+      nameOption("--output"),
+    )
     .option("--explain", "print the plan of dispatches and stop")
     .addOption(
-      new Option(
-        "--profile <file>",
-        "write a Chrome trace of the GPU's time there, and a table of kernels on stderr",
-      ).conflicts("prompts"),
+      new Option("--profile <file>", "write a Chrome trace of the GPU's time there, and a table of kernels on stderr")
+        .argParser(nameOption("--profile"))
+        .conflicts("prompts"),
     )
     .option("--debug", "a stack trace with every error")
     .action(async (prompt: string | undefined, options) => {
@@ -223,7 +230,11 @@ function program(signal: AbortSignal): Command {
   const logits = withWeights(phi.command("logits"), "f32")
     .description("write the logits of every position as a safetensors file")
     .requiredOption("--ids <ids>", "the input: token ids 1,2,3", idsOption)
-    .requiredOption("-o, --output <file>", "where to write: tensor logits, F32 [tokens, vocabulary]")
+    .requiredOption(
+      "-o, --output <file>",
+      "where to write: tensor logits, F32 [tokens, vocabulary]",
+      nameOption("--output"),
+    )
     .option("--debug", "a stack trace with every error")
     .action(async (options) => {
       const { logits } = await import("./logits.ts");
@@ -233,7 +244,7 @@ function program(signal: AbortSignal): Command {
 
   const evaluate = withWeights(phi.command("eval"), "f16")
     .description("perplexity of a text, and how far the model is from another one")
-    .requiredOption("--text <file>", "the text, UTF-8")
+    .requiredOption("--text <file>", "the text, UTF-8", nameOption("--text"))
     .option(
       "--stride <n>",
       "tokens from window to window (default: the context)",
@@ -269,6 +280,7 @@ function program(signal: AbortSignal): Command {
     .option(
       "--reference <file>",
       "F32 tensors hidden.* and logits.*, its .json beside it (default: reference.safetensors of the model)",
+      nameOption("--reference"),
     )
     .option("--tolerance <t>", "largest absolute difference", numberOption("--tolerance", { from: 0 }), 5e-4)
     .option("--debug", "a stack trace with every error")
@@ -376,7 +388,7 @@ function program(signal: AbortSignal): Command {
 
   const quantize = withAdapter(withFolder(phi.command("quantize")))
     .description("write a checkpoint with its linear layers in 4 or 8 bits, in GPTQ's layout")
-    .requiredOption("-o, --output <dir>", "a new folder, or an empty one")
+    .requiredOption("-o, --output <dir>", "a new folder, or an empty one", nameOption("--output"))
     .addOption(
       new Option("--quantize <type>", "type of the weights")
         .default("int4")

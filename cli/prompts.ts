@@ -17,7 +17,6 @@ import { chatMessages } from "./tokenize.ts";
 /** Options of `phi generate` with `--prompts`. */
 export interface PromptsOptions extends GenerateCommandOptions {
   readonly prompts: string;
-  readonly output?: string;
 }
 
 /** One line of the file of prompts. */
@@ -95,8 +94,9 @@ export async function generatePrompts(
 
 async function checkFiles(prompts: string, output: string): Promise<void> {
   const [input, there] = await Promise.all([prompts, output].map((path) => stat(path).catch(() => undefined)));
-  if (input === undefined || input.isDirectory()) {
-    const got = input === undefined ? "none of that name" : "a folder";
+  // A FIFO may wait for ever, and what it held cannot be read again.
+  if (input === undefined || !input.isFile()) {
+    const got = input === undefined ? "none of that name" : input.isDirectory() ? "a folder" : "a pipe or a device";
     throw new PhiError("usage", `--prompts: expected a file, got ${got}: "${printable(prompts)}"`);
   }
   if (there !== undefined && there.ino === input.ino && there.dev === input.dev) {
@@ -134,8 +134,9 @@ async function openResults(path: string) {
   let goodBytes = 0;
   const handle = await writing(path, () => open(path, "a+"));
   try {
-    const { size } = await handle.stat();
-    for await (const line of linesOf(path)) {
+    const stats = await handle.stat();
+    const size = stats.isFile() ? stats.size : 0; // a device has no earlier results
+    for await (const line of size > 0 ? linesOf(path) : []) {
       if (goodBytes + line.length + 1 > size) break; // without its end
       ids.push(resultId(path, ids.length + 1, line));
       goodBytes += line.length + 1;

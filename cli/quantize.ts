@@ -5,11 +5,11 @@ import { basename, dirname, join, resolve } from "node:path";
 import { exportQuantized, type OutputFolder, PhiError, printable } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes } from "./format.ts";
-import { loadProgress, openModelFolder, type RunOptions } from "./model.ts";
+import { loadProgress, openModelFolder, type RunOptions, usedFeatures } from "./model.ts";
 import { note, writeAll, writing } from "./output.ts";
 
 /** Options of `phi quantize`. */
-export interface QuantizeCommandOptions extends Pick<RunOptions, "model" | "adapter" | "allowSymlinks"> {
+export interface QuantizeCommandOptions extends Pick<RunOptions, "model" | "adapter" | "allowSymlinks" | "features"> {
   readonly output: string;
   readonly quantize: "int4" | "int8";
   readonly groupSize: 32 | 64 | 128;
@@ -33,6 +33,7 @@ export async function quantize(options: QuantizeCommandOptions, signal: AbortSig
         weights: options.quantize,
         groupSize: options.groupSize,
         symmetric: options.sym ?? false,
+        device: { features: usedFeatures(options) },
         signal,
         onSize: checkSpace,
         onProgress: (doneBytes, totalBytes) => progress.update({ stage: "weights", doneBytes, totalBytes }),

@@ -73,7 +73,12 @@ export async function openAdapter({ adapter, otherNames = [] }: AdapterOptions =
   const opened = match && (await openListed(match));
   if (opened !== undefined) return opened;
   const names = [...listed.map(({ backend, name }) => `${name} (${backend})`), ...otherNames, "null"];
-  throw new PhiError("machine", `adapter: expected one of this machine's, got "${printable(adapter)}"`, [
+  throw noSuchAdapter(adapter, names);
+}
+
+/** What to say of an adapter that is not there, with the names of those that are. */
+export function noSuchAdapter(adapter: string, names: readonly string[]): PhiError {
+  return new PhiError("machine", `adapter: expected one of this machine's, got "${printable(adapter)}"`, [
     `There is: ${names.map(printable).join(", ")}.`,
   ]);
 }

@@ -2,10 +2,12 @@
  * A whole load and eight tokens with a fault at the k-th WebGPU call (rows W5 to W7 of the fault catalogue), on Dawn's
  * null backend: one typed error, soon, and nothing left on the GPU. `PHI_TEST_FAULT_STRIDE=1` takes every k.
  */
+import * as nodeFiles from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ErrorKind } from "../engine/errors.ts";
 import { loadModel, openFolder } from "../engine/index.ts";
+import type { NodeFiles } from "../engine/source.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { failure } from "./engine/tempFolder.ts";
 
@@ -71,6 +73,65 @@ async function run(k: number, fault: (device: GPUDevice) => void): Promise<{ cal
   }
   return { calls, live: live.size };
 }
+
+/** The calls of `node:fs/promises`, of which the k-th fails with `code`, or reads nothing where that is "short". */
+function failingFiles(k: number, code: string) {
+  const state = { calls: 0, open: 0 };
+  const hit = () => state.calls++ === k;
+  const fail = () => {
+    throw Object.assign(new Error(`${code}: injected`), { code });
+  };
+  const wrapped = <T extends object>(target: T, close: () => void): T =>
+    new Proxy(target, {
+      get(of, name) {
+        const call: unknown = Reflect.get(of, name);
+        if (typeof call !== "function") return call;
+        return async (...args: unknown[]) => {
+          if (name === "close") close();
+          else if (hit()) {
+            if (code !== "short") fail();
+            if (name === "read") return { bytesRead: 0 };
+          }
+          const result: unknown = await Reflect.apply(call, of, args);
+          if (name !== "open") return result;
+          state.open++;
+          return wrapped(result as object, () => state.open--);
+        };
+      },
+    });
+  return { files: wrapped<NodeFiles>({ ...nodeFiles }, () => {}), state };
+}
+
+describe("a file call that fails", () => {
+  test.each(["EIO", "EMFILE", "EACCES", "short"])(
+    "%s at the k-th of a load: one io error, nothing stays",
+    async (code) => {
+      let failures = 0;
+      for (let k = 0; ; k++) {
+        const { files, state } = failingFiles(k, code);
+        const { adapter, live } = await watchedAdapter();
+        const load = async () => {
+          const model = await loadModel({ folder: await openFolder(checkpoint, { files }), adapter, context: 32 });
+          model.dispose();
+        };
+        const error = await load().then(
+          () => undefined,
+          (reason: unknown) => reason,
+        );
+        expect({ open: state.open, live: live.size }, `at call ${k}`).toEqual({ open: 0, live: 0 });
+        if (error !== undefined) {
+          failures++;
+          const { message } = await failure(Promise.reject(error), "io");
+          expect(message, `at call ${k}`).toMatch(
+            code === "short" ? /expected bytes \d+ to \d+, got the end/ : /injected/,
+          );
+        }
+        if (k >= state.calls) break;
+      }
+      expect(failures).toBeGreaterThan(10);
+    },
+  );
+});
 
 const raise = (device: GPUDevice, error: GPUError) =>
   void device.dispatchEvent(Object.assign(new Event("uncapturederror", { cancelable: true }), { error }));

@@ -1,9 +1,27 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { findBundle } from "../../cli/swiftshader.ts";
-import { phi } from "./process.ts";
+import { executable, phi } from "./process.ts";
+
+test.skipIf(process.platform !== "linux").each([["--help"], ["tokenize"], ["-n", "3", "Once upon a time"]])(
+  "a full disk under stdout: one line, exit code 6 (phi %s)",
+  (...args) => {
+    const stdout = openSync("/dev/full", "w");
+    const { status, stderr } = spawnSync(process.execPath, [executable, ...args], {
+      stdio: ["pipe", stdout, "pipe"],
+      input: "hello",
+    });
+    closeSync(stdout);
+    const lines = String(stderr).split("\n");
+    expect(status).toBe(6);
+    expect(lines.filter((line) => line !== "" && !line.startsWith("Warning: "))).toEqual([
+      expect.stringMatching(/^error: stdout: ENOSPC/),
+    ]);
+  },
+);
 
 describe("help and usage errors", () => {
   test("--help is quick, on stdout, and names every command", async () => {
@@ -99,6 +117,11 @@ describe("adapters", () => {
     const { code, stdout, stderr } = await phi(["x"], { env });
     expect({ code, stdout }).toEqual({ code: 4, stdout: "" });
     expect(stderr).toMatch(/^error: no WebGPU adapter on this machine\n {2}Install/m);
+    const named = await phi(["--adapter", "llvmpipe", "x"], { env });
+    expect({ code: named.code, stdout: named.stdout }).toEqual({ code: 4, stdout: "" });
+    expect(named.stderr).toMatch(
+      /^error: adapter: expected one of this machine's, got "llvmpipe"\n {2}There is: .*null\.\n$/,
+    );
   });
 
   test.skipIf(findBundle() === undefined)(

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -12,6 +13,17 @@ const lines = (path: string): Record<string, unknown>[] =>
     .split("\n")
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line));
+
+test.skipIf(process.platform !== "linux")("a full disk is one io error; a FIFO of prompts is refused", async () => {
+  const folder = tempFolder({ "prompts.jsonl": JSON.stringify({ ids: [1] }) });
+  const full = await phi(["--prompts", join(folder, "prompts.jsonl"), "-o", "/dev/full", "-n", "1"]);
+  expect({ code: full.code, stdout: full.stdout }).toEqual({ code: 6, stdout: "" });
+  expect(full.stderr).toMatch(/^error: \/dev\/full: cannot be written: ENOSPC/m);
+  execFileSync("mkfifo", [join(folder, "fifo")]);
+  const fifo = await phi(["--prompts", join(folder, "fifo"), "-o", join(folder, "out")]);
+  expect(fifo.code).toBe(2);
+  expect(fifo.stderr).toContain("--prompts: expected a file, got a pipe or a device");
+});
 
 test("a result a line in the order of the prompts; lines that fail are results too", async () => {
   const folder = tempFolder({
