@@ -85,8 +85,13 @@ const splits = [
   { splits: 16, span: 128 },
 ] as const;
 
-const gpuCandidates: Candidates = {
-  matvec: [8, 16, 32, 64].flatMap((lanes) => [1, 2, 4].map((groups) => ({ lanes, groups, subgroup: 1 }))),
+const gpuCandidates = (subgroupSize: number): Candidates => ({
+  matvec: [
+    ...[8, 16, 32, 64].flatMap((lanes) => [1, 2, 4].map((groups) => ({ lanes, groups, subgroup: 1 }))),
+    ...[16, 32, 64]
+      .filter((lanes) => lanes <= subgroupSize)
+      .map((lanes) => ({ lanes, groups: 1, subgroup: 1, subgroupSum: true })),
+  ],
   matmul: [32, 64, 128].flatMap((threads) => [4, 8, 16].map((tokens) => ({ threads, tokens, subgroup: 1 }))),
   decodeAttention: [
     ...[32, 64, 128].map((threads) => ({ threads, quads: 1, keys: 64, subgroup: 1, splits: 8, span: 256 })),
@@ -99,11 +104,11 @@ const gpuCandidates: Candidates = {
   normLanes: [32, 64, 256],
   argmaxLanes: [64, 128],
   sampleThreads: [64, 128],
-};
+});
 
 /** What is measured on a device beside its defaults. None takes more than the 256 threads that WebGPU guarantees. */
 export function candidatesFor({ isSoftware, subgroupSize }: TunedDevice): Candidates {
-  return isSoftware ? softwareCandidates(subgroupSize) : gpuCandidates;
+  return isSoftware ? softwareCandidates(subgroupSize) : gpuCandidates(subgroupSize);
 }
 
 /** The sizes for a device, or an adapter; `tuned` are those of tune.ts, from wherever they were kept. */

@@ -2,7 +2,7 @@
 //   x [2 / CHOICES_PER_X, cols]     W [experts * EXPERT_ROWS, cols] (PARTS times)     routing [2] of (expert, weight)
 //   y [2, EXPERT_ROWS]     grid: (ceil(min(EXPERT_ROWS, matrix.rows) / (GROUPS * 4)), 2), workgroups as in matvec
 //   A row range of W holds some rows of some experts: what it lacks is another dispatch's. Only the chosen are read.
-//   Appended: weights/*, activations/*, lanes/* (as in matvec), epilogues/expert_*.
+//   Appended: weights/*, activations/*, lanes/* and reduction/* (as in matvec), epilogues/expert_*.
 
 override EXPERT_ROWS: u32;
 override CHOICES_PER_X: u32;
@@ -11,8 +11,6 @@ override GROUPS: u32;
 
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> routing: array<vec2f>;
-
-var<workgroup> partial: array<vec4f, LANES * GROUPS * PARTS>;
 
 @compute @workgroup_size(LANES * GROUPS)
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -41,18 +39,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   }
 
   if (LANES > 1u) {
-    for (var p = 0u; p < PARTS; p++) {
-      partial[p * LANES * GROUPS + thread] = sums[p];
-    }
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      workgroupBarrier();
-      if (lane < half) {
-        for (var p = 0u; p < PARTS; p++) {
-          sums[p] += partial[p * LANES * GROUPS + thread + half];
-          partial[p * LANES * GROUPS + thread] = sums[p];
-        }
-      }
-    }
+    sums = laneSums(sums, thread);
   }
 
   if (lane == 0u) {

@@ -4,7 +4,7 @@ import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
 import { lanes } from "./lanes.ts";
 import { activationSnippets } from "./linear.ts";
 import type { MatmulTile } from "./matmul.ts";
-import type { MatvecTile } from "./matvec.ts";
+import { type MatvecTile, matvecThreads } from "./matvec.ts";
 import { type WeightLayout, weightSnippets } from "./weights.ts";
 
 /** Experts that a token takes: sparsemixer chooses two. */
@@ -66,16 +66,16 @@ export function groupByExpert(experts: number, lanes: number): Kernel {
 }
 
 /** y [2, expertRows] of one token's two choices. */
-export function expertMatvec(shape: ExpertShape, { lanes: rowLanes, groups, subgroup }: MatvecTile): Kernel {
-  const shared = lanes(subgroup);
+export function expertMatvec(shape: ExpertShape, size: MatvecTile): Kernel {
+  const threads = matvecThreads(size);
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
     name: `expertMatvec<${shape.layout},${shape.epilogue}>`,
-    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape), ...shared.files],
-    constants: { ...expertConstants(shape), LANES: rowLanes, GROUPS: groups },
-    tile: shared.tile,
-    features: shared.features,
-    grid: () => [Math.ceil(rows / (groups * 4)), choicesPerToken, 1],
+    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape), ...threads.files],
+    constants: { ...expertConstants(shape), ...threads.constants },
+    tile: threads.tile,
+    features: threads.features,
+    grid: () => [Math.ceil(rows / (size.groups * 4)), choicesPerToken, 1],
   };
 }
 

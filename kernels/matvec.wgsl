@@ -4,14 +4,12 @@
 //   LANES threads share the columns of 4 rows, so that a load of x serves four rows: 1 makes a thread own whole rows,
 //   which suits software adapters, where it can share the loads of x with its subgroup; a subgroup's worth makes the
 //   loads of W contiguous, which suits GPUs.
-//   Appended: weights/*, activations/*, lanes/* (lanes/one unless LANES is 1), epilogues/*.
+//   Appended: weights/*, activations/*, lanes/* (lanes/one unless LANES is 1), reduction/*, epilogues/*.
 
 override LANES: u32;
 override GROUPS: u32;
 
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
-
-var<workgroup> partial: array<vec4f, LANES * GROUPS * PARTS>;
 
 @compute @workgroup_size(LANES * GROUPS)
 fn main(
@@ -37,18 +35,7 @@ fn main(
   }
 
   if (LANES > 1u) {
-    for (var p = 0u; p < PARTS; p++) {
-      partial[p * LANES * GROUPS + thread] = sums[p];
-    }
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      workgroupBarrier();
-      if (lane < half) {
-        for (var p = 0u; p < PARTS; p++) {
-          sums[p] += partial[p * LANES * GROUPS + thread + half];
-          partial[p * LANES * GROUPS + thread] = sums[p];
-        }
-      }
-    }
+    sums = laneSums(sums, thread);
   }
 
   if (lane == 0u) {

@@ -71,7 +71,7 @@ test("every kernel of every architecture has a reference; one of each family agr
 });
 
 test.each([
-  ["matvec<", "sums[p] +=", "sums[p] ="],
+  ["matvec<", "sums[p] += blockSums", "sums[p] = blockSums"],
   ["attention<", "mass[q] += weight", "mass[q] += 1.001 * weight"],
   ["ropeAppend<", "select(other, -other, isFirst)", "other"],
   ["layerNorm", "+ bias[", "- bias["],

@@ -55,10 +55,11 @@ test.each(devices)("candidates of %o differ, and keep what their kernels ask for
   for (const [family, sizes] of Object.entries(candidates)) {
     expect(new Set(sizes.map(sizeText)).size, family).toBe(sizes.length);
   }
-  for (const { lanes, groups, subgroup } of candidates.matvec) {
+  for (const { lanes, groups, subgroup, subgroupSum } of candidates.matvec) {
     expect(lanes * groups).toBeLessThanOrEqual(256);
     expect(Math.log2(lanes) % 1).toBe(0);
     if (subgroup > 1) expect([lanes, groups % subgroup, subgroup]).toEqual([1, 0, device.subgroupSize]);
+    if (subgroupSum) expect([groups, Math.max(lanes, device.subgroupSize)]).toEqual([1, device.subgroupSize]);
   }
   for (const { threads, subgroup } of [
     ...candidates.matmul,

@@ -296,6 +296,19 @@ describe("matvec", () => {
     });
   });
 
+  test.skipIf(subgroup === 1)("sums within the subgroup, of all its threads or fewer", async () => {
+    for (const lanes of [subgroup, subgroup / 2]) {
+      for (const epilogue of ["bias", "gated_silu"] as const) {
+        const one: LinearCase = { ...plain, epilogue, packing: { layout: "q4", group: 32 }, cols: 576 };
+        const recipe: Recipe = (rangeRows) =>
+          matvec(shapeOf(one, rangeRows), { lanes, groups: 1, subgroup: 1, subgroupSum: true });
+        await check(one, matvecCalls, recipe);
+        const wrong: Recipe = async (rangeRows) => broken(await recipe(rangeRows), "subgroupAdd(sums[p])", "sums[p]");
+        await expect(check(one, matvecCalls, wrong)).rejects.toThrow(/elements differ/);
+      }
+    }
+  });
+
   test("more rows than a grid has workgroups in one dimension", async () => {
     const one = { ...plain, rows: 300_001, cols: 8, ranges: [[0, 300_001]] } as const;
     await check(one, [[1, "normal"]], (rangeRows) =>
