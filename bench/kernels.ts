@@ -75,8 +75,11 @@ export async function benchKernels(
     let fastestCopy = copy;
     const cases = options.models.flatMap((preset) => modelCases(preset, device, options));
     const wanted = cases.filter(({ name }) => name.includes(options.only ?? ""));
-    const distinct = new Map(wanted.map((one) => [JSON.stringify([kernelKey(one.kernel), one.size]), one]));
-    for (const one of distinct.values()) {
+    const measured = new Set<string>();
+    for (const one of wanted) {
+      const key = JSON.stringify([kernelKey(one.kernel), one.size]);
+      if (measured.has(key)) continue; // under the name of the first that has it
+      measured.add(key);
       onProgress?.(one.name);
       const { seconds, error, work } = await measure(setup, one, options.repetitions);
       const bandwidth = await copies(work.bytes);
