@@ -2,11 +2,12 @@
 import { arch, cpus, freemem, release, totalmem } from "node:os";
 import { checkKernels, exitCodes, type KernelReport, PhiError } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { checkedKernels } from "./checked.ts";
-import { formatBytes, jsonLine } from "./format.ts";
+import { formatBytes, jsonLine, tuningText } from "./format.ts";
 import { openModelFolder, type RunOptions, usedFeatures } from "./model.ts";
+import { loadOptions } from "./options.ts";
 import { print } from "./output.ts";
 import { versionLine } from "./package.ts";
+import { checkedKernels, tunedStore } from "./remembered.ts";
 
 /** Options of `phi doctor`. */
 export interface DoctorOptions extends RunOptions {
@@ -26,8 +27,16 @@ export async function doctor(options: DoctorOptions): Promise<void> {
     if (backend === "null") throw new PhiError("usage", "--adapter: expected one that computes, got null");
     const { info, limits } = adapter;
     const began = performance.now();
-    const device = { features: usedFeatures(options) };
-    const report = await checkKernels({ folder, adapter, kv: options.kv, checked: checkedKernels(adapter), device });
+    const features = usedFeatures(options);
+    const { context: _, ...load } = loadOptions(options);
+    const report = await checkKernels({
+      folder,
+      adapter,
+      ...load,
+      checked: checkedKernels(adapter),
+      tuned: tunedStore(adapter, features).read(),
+      device: { features },
+    });
     const ms = performance.now() - began;
     const facts = {
       versions: versionLine(),
@@ -39,6 +48,7 @@ export async function doctor(options: DoctorOptions): Promise<void> {
       buffers: `${formatBytes(limits.maxBufferSize)}, bound ${formatBytes(limits.maxStorageBufferBindingSize)} at once`,
       variables: variables.flatMap((name) => (process.env[name] ? [`${name}=${process.env[name]}`] : [])).join(" "),
       model: folder.name,
+      tuning: tuningText(report.tuned),
     };
     const wrong = report.checks.filter(({ error }) => !(error <= 1));
     await print(options.json ? jsonLine({ ...facts, ms, ...report }) : text(facts, report, ms));

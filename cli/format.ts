@@ -17,3 +17,8 @@ export function jsonLine(value: unknown): string {
   const text = JSON.stringify(value);
   return `${text.replace(/[\u007f-\u009f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`)}\n`;
 }
+
+/** Whether sizes of phi tune are in use. */
+export function tuningText(kernels: readonly string[]): string {
+  return kernels.length === 0 ? "default sizes" : `sizes of phi tune for ${kernels.join(", ")}`;
+}

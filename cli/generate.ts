@@ -12,7 +12,7 @@ import type { TextModel } from "../library/index.ts";
 import { promptIds, samplingUnder } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { formatBytes, jsonLine } from "./format.ts";
+import { formatBytes, jsonLine, tuningText } from "./format.ts";
 import { readText } from "./input.ts";
 import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
 import { checkIds } from "./options.ts";
@@ -257,6 +257,7 @@ function statsText({ model, adapter }: OpenedModel, { finishReason, stats }: Gen
   return [
     `model    ${model.architecture}, context ${model.context}, on ${adapter.name} (${adapter.backend})`,
     `compile  ${count} pipelines in ${compileMs.toFixed(1)} ms, while loading${adapter.isSoftware ? "; their machine code when they are first run" : ""}`,
+    `tuning   ${tuningText(model.tunedKernels)}`,
     `prefill  ${run} tokens${cached} in ${prefillMs.toFixed(1)} ms, ${rate(run, prefillMs)}; first token after ${firstTokenMs.toFixed(1)} ms`,
     `decode   ${decoded} tokens in ${decodeMs.toFixed(1)} ms, ${rate(decoded, decodeMs)}; ${stats.dispatchesPerToken} dispatches a token`,
     ...(recomputeMs > 0

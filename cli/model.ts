@@ -19,12 +19,12 @@ import { parseRepository } from "../hub/index.ts";
 import type { OpenedAdapter } from "../library/adapter.ts";
 import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { checkedKernels } from "./checked.ts";
 import { machineMemory } from "./fit.ts";
 import { formatBytes } from "./format.ts";
 import { loadOptions } from "./options.ts";
 import { note } from "./output.ts";
 import { bundledModel } from "./package.ts";
+import { checkedKernels, tunedStore } from "./remembered.ts";
 
 /** Options of every command that runs a model. */
 export interface RunOptions {
@@ -157,12 +157,14 @@ export async function openModel(
 ): Promise<OpenedModel> {
   const progress = await loadProgress();
   try {
+    const features = usedFeatures(options);
     const model = await load(folder, {
       adapter: adapter.adapter,
       ...loadOptions(options),
       allowNonFinite: options.allowNanWeights ?? false,
-      device: { features: usedFeatures(options), profile: options.profile !== undefined },
+      device: { features, profile: options.profile !== undefined },
       checked: checkedKernels(adapter.adapter),
+      tuned: tunedStore(adapter.adapter, features).read(),
       tokenizer,
       onTokenizer: check,
       signal,

@@ -306,6 +306,24 @@ function program(signal: AbortSignal): Command {
     });
   examples(doctor, ["phi doctor", "phi doctor -m ./phi-2 --adapter swiftshader --json"]);
 
+  const tune = withRun(phi.command("tune"), "f16")
+    .description("measure which sizes of a model's kernels are fastest on this adapter, and use them from now on")
+    .option(
+      "--seconds <n>",
+      "measure no longer than this, loading not counted",
+      integerOption("--seconds", 1, 86_400),
+      120,
+    )
+    .option("--only <text>", "measure only kernels whose name holds this, such as matvec")
+    .option("--clear", "forget what was measured, on every adapter")
+    .option("--json", "print one JSON object")
+    .option("--debug", "a stack trace with every error")
+    .action(async (options) => {
+      const { tune } = await import("./tune.ts");
+      await tune(options, signal);
+    });
+  examples(tune, ["phi tune -m ./phi-2 --quantize int4", "phi tune --clear"]);
+
   const devices = phi
     .command("devices")
     .description("list the adapters of this machine")

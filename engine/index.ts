@@ -45,6 +45,7 @@ export {
   type TraceRows,
 } from "./model.ts";
 export { supportedModelTypes } from "./models/table.ts";
+export type { TunedSizes } from "./plan.ts";
 export type { ProfiledDispatch } from "./profile.ts";
 export {
   type QuantizeDescription,
@@ -76,3 +77,4 @@ export {
   openSource,
   unsafePath,
 } from "./source.ts";
+export { type TunedKernel, type TuneOptions, type TuneProgress, type TuneReport, tuneModel } from "./tune.ts";

@@ -14,7 +14,7 @@ import { Graph, type GraphKind } from "./graph.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createPipelines, type Pipelines } from "./pipelines.ts";
-import { buildPlan, type Chooser, explain, type Plan, type Tuning } from "./plan.ts";
+import { allSteps, buildPlan, type Chooser, explain, type Plan, type Tuning } from "./plan.ts";
 import { hasProblem } from "./problems.ts";
 import type { ProfiledDispatch } from "./profile.ts";
 import { type QuantizeOptions, quantizeTargets } from "./quantize.ts";
@@ -112,6 +112,8 @@ export interface Model {
   trace(ids: readonly number[], options?: { signal?: AbortSignal }): AsyncGenerator<TraceRows, void, undefined>;
   /** The plans as text. */
   explain(): string;
+  /** The kernels in a size that was measured (`LoadOptions.tuned`), by name. */
+  readonly tunedKernels: readonly string[];
   /** Pipelines, and the time that the driver took to make them. Software drivers compile them when they are first run. */
   pipelines(): { readonly count: number; readonly compileMs: number };
   /** Every dispatch so far, where the device was opened for a profile (`device: { profile: true }`). */
@@ -130,6 +132,21 @@ const defaultContext = 4096;
  * are streamed. Throws a PhiError of kind "checkpoint", "usage", "machine", "gpu", "io" or "aborted".
  */
 export async function loadModel(options: LoadOptions): Promise<Model> {
+  const { engine, defaults, notes, replaced } = await openEngine(options);
+  return modelOf(engine, defaults, [...notes, ...replaced]);
+}
+
+/** A model's engine, ready to run. */
+interface OpenedEngine {
+  readonly engine: Engine;
+  readonly defaults: GenerationDefaults;
+  readonly notes: readonly string[];
+  /** What is to be said of kernels that computed wrong numbers and were replaced. */
+  readonly replaced: readonly string[];
+}
+
+/** `loadModel`, with the engine inside the model. The caller disposes its device. */
+export async function openEngine(options: LoadOptions): Promise<OpenedEngine> {
   const { folder, adapter, signal, onProgress } = options;
   const kv = options.kv ?? "f16";
   onProgress?.({ stage: "headers", doneBytes: 0, totalBytes: 0 });
@@ -163,8 +180,7 @@ export async function loadModel(options: LoadOptions): Promise<Model> {
       // Pipelines compile while the weights stream in.
       const [gpuWeights, replaced] = await Promise.all([uploaded, engine.prepare(options.checked)]);
       await engine.bind(gpuWeights);
-      const notes = [...checkpoint.notes, ...weights.notes, ...defaults.notes, ...replaced];
-      return modelOf(engine, defaults, notes);
+      return { engine, defaults, notes: [...checkpoint.notes, ...weights.notes, ...defaults.notes], replaced };
     } catch (error) {
       device.dispose();
       throw error;
@@ -180,6 +196,8 @@ export interface KernelReport {
   readonly checks: readonly KernelCheck[];
   /** Kernels without a reference. */
   readonly unchecked: readonly string[];
+  /** Kernels in a size that was measured. */
+  readonly tuned: readonly string[];
 }
 
 /**
@@ -191,7 +209,8 @@ export async function checkKernels(options: LoadOptions): Promise<KernelReport> 
   let device: Device | undefined;
   try {
     const architecture = readArchitecture(checkpoint.config);
-    const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture));
+    const quantize = quantizeTargets(architecture, options.quantize);
+    const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture), quantize);
     device = await Device.open(options.adapter, options.device);
     const context = Math.min(16, architecture.maxPositions); // no position is run
     const engine = new Engine(device, architecture, weights, {
@@ -203,7 +222,7 @@ export async function checkKernels(options: LoadOptions): Promise<KernelReport> 
     });
     const { checks, right, unchecked } = await engine.check(() => true);
     options.checked?.add(right);
-    return { adapterName: device.adapterName, checks, unchecked };
+    return { adapterName: device.adapterName, checks, unchecked, tuned: engine.tunedKernels };
   } finally {
     device?.dispose();
     await checkpoint.close();
@@ -356,9 +375,29 @@ export class Engine {
     );
   }
 
+  /** The sizes of this model's kernels. */
+  get tuning(): Tuning {
+    return this.#tuning;
+  }
+
+  /** The kernels of generation in a size that was measured (`LoadOptions.tuned`), by name. */
+  get tunedKernels(): readonly string[] {
+    const { tuned = {} } = this.#tuning;
+    const steps = (["prefill", "decode"] as const).flatMap((kind) => allSteps(this.plan(kind)));
+    const names = steps.flatMap(({ kernel, size }) =>
+      size !== undefined && tuned[size.family]?.[size.key] !== undefined ? [kernel.name] : [],
+    );
+    return [...new Set(names)];
+  }
+
   plan(kind: RunnerKind): Plan {
-    const known = this.#plans.get(kind);
-    if (known !== undefined) return known;
+    const plan = this.#plans.get(kind) ?? this.planFor(kind, this.#tuning);
+    this.#plans.set(kind, plan);
+    return plan;
+  }
+
+  /** The plan of a kind in other sizes. */
+  planFor(kind: RunnerKind, tuning: Tuning): Plan {
     const { kv, chunkTokens } = this.#options;
     const { architecture, device } = this;
     const graph = new Graph(kind === "trace" ? "all" : kind);
@@ -371,7 +410,7 @@ export class Engine {
       kv,
       rotary: architecture.rope.rotary,
       maxBindingBytes: device.maxBindingBytes,
-      tuning: this.#tuning,
+      tuning,
       taps: kind === "trace",
     });
     const largest = Math.max(...plan.slotBytes);
@@ -382,17 +421,13 @@ export class Engine {
         ["Use a smaller chunk."],
       );
     }
-    this.#plans.set(kind, plan);
     return plan;
   }
 
   /** The kernels that generation runs, each once. */
   #kernels(): readonly Kernel[] {
-    const kernels = (["prefill", "decode"] as const).flatMap((kind) => {
-      const { steps, choosers } = this.plan(kind);
-      return [...steps, ...Object.values(choosers)].map((step) => step.kernel);
-    });
-    return distinctKernels(kernels);
+    const steps = (["prefill", "decode"] as const).flatMap((kind) => allSteps(this.plan(kind)));
+    return distinctKernels(steps.map(({ kernel }) => kernel));
   }
 
   /**
@@ -402,13 +437,23 @@ export class Engine {
    */
   async prepare(checked: CheckedKernels | undefined): Promise<readonly string[]> {
     const compile = () => Promise.all(this.#kernels().map((kernel) => this.#pipelines.get(kernel)));
-    await compile();
+    const retune = (tuning: Tuning) => {
+      this.#tuning = tuning;
+      this.#plans.clear();
+      return compile();
+    };
+    try {
+      await compile();
+    } catch (error) {
+      // A size from a file may be more than this model's kernels have room for.
+      this.device.check();
+      if (this.#tuning.tuned === undefined || !(error instanceof PhiError && error.kind === "internal")) throw error;
+      await retune(tuningFor(this.device));
+    }
     if (checked === undefined || this.device.isNull) return [];
     const wrong = await this.#wrong(checked);
     if (wrong.length === 0) return [];
-    this.#tuning = safeTuning;
-    this.#plans.clear();
-    await compile();
+    await retune(safeTuning);
     const [still] = await this.#wrong(checked);
     if (still !== undefined) {
       const off = `${still.error.toPrecision(2)} times what is allowed`;
@@ -439,11 +484,16 @@ export class Engine {
     const checks: KernelCheck[] = [];
     const right: string[] = [];
     for (const kernel of kernels.filter(hasProblem)) {
-      const check = await checkKernel(this.device, this.#pipelines, kernel);
+      const check = await this.checkKernel(kernel);
       checks.push(check);
       if (check.error <= 1) right.push(kernelKey(kernel));
     }
     return { checks, right, unchecked: kernels.filter((kernel) => !hasProblem(kernel)).map(({ name }) => name) };
+  }
+
+  /** Compiles a kernel and runs it on a small problem. */
+  checkKernel(kernel: Kernel): Promise<KernelCheck> {
+    return checkKernel(this.device, this.#pipelines, kernel);
   }
 
   /** Makes the plans of generation ready to run on these weights. */
@@ -476,15 +526,24 @@ export class Engine {
   }
 
   runner(kind: RunnerKind): Promise<Runner> {
-    const weights = this.#gpuWeights;
-    if (weights === undefined) throw new Error("the weights are not there yet");
-    this.#growSlots([this.plan(kind)]);
-    const known = this.#runners.get(kind);
-    if (known !== undefined) return known;
-    const shared = { ...this.#shared, slots: this.#slots };
-    const runner = createRunner(this.device, this.plan(kind), this.#pipelines, shared, weights, this.cache);
+    const plan = this.plan(kind);
+    this.#growSlots([plan]);
+    const runner = this.#runners.get(kind) ?? this.#bound(plan);
     this.#runners.set(kind, runner);
     return runner;
+  }
+
+  #bound(plan: Plan): Promise<Runner> {
+    const weights = this.#gpuWeights;
+    if (weights === undefined) throw new Error("the weights are not there yet");
+    const shared = { ...this.#shared, slots: this.#slots };
+    return createRunner(this.device, plan, this.#pipelines, shared, weights, this.cache);
+  }
+
+  /** Plans of any sizes on this model's buffers; they serve until the next ones are bound. */
+  async bindPlans(plans: readonly Plan[]): Promise<readonly Runner[]> {
+    this.#growSlots(plans);
+    return Promise.all(plans.map((plan) => this.#bound(plan)));
   }
 
   /** Runs `work` when the calls before it have ended. */
@@ -622,8 +681,8 @@ export class Engine {
         await runner.feed(chunk, past, 0, { signal });
         const values = new Map<string, Float32Array>();
         for (const [name, { slot, cols }] of plan.taps)
-          values.set(name, await this.#readSlot(slot, chunk.length * cols));
-        values.set("logits", await this.#readSlot(plan.logitsSlot, chunk.length * plan.vocab));
+          values.set(name, await this.readSlot(slot, chunk.length * cols));
+        values.set("logits", await this.readSlot(plan.logitsSlot, chunk.length * plan.vocab));
         yield { firstPosition: past, rows: chunk.length, values };
       }
     } finally {
@@ -648,10 +707,11 @@ export class Engine {
   /** The logits [vocab] of the last call of a generation plan. */
   readLogits(kind: "prefill" | "decode"): Promise<Float32Array> {
     const plan = this.plan(kind);
-    return this.#readSlot(plan.logitsSlot, plan.vocab);
+    return this.readSlot(plan.logitsSlot, plan.vocab);
   }
 
-  async #readSlot(slot: number, floats: number): Promise<Float32Array> {
+  /** The first numbers of a slot. */
+  async readSlot(slot: number, floats: number): Promise<Float32Array> {
     const buffer = this.#slots[slot];
     if (buffer === undefined) throw new Error(`there is no slot ${slot}`);
     return new Float32Array(await this.#copyOut(buffer, floats * 4));
@@ -696,6 +756,7 @@ function modelOf(engine: Engine, defaults: GenerationDefaults, notes: readonly s
     generationDefaults: defaults,
     notes,
     adapterName: device.adapterName,
+    tunedKernels: engine.tunedKernels,
     generate: (ids, options) => generate(engine, ids, options, defaults.eosIds),
     async *logits(ids, options = {}) {
       for await (const { firstPosition, rows, values } of engine.every("all", ids, options.signal)) {

@@ -81,6 +81,11 @@ export interface Plan {
   readonly taps: ReadonlyMap<string, { readonly slot: number; readonly cols: number }>;
 }
 
+/** The steps of a plan, its choosers behind them. */
+export function allSteps({ steps, choosers }: Plan): readonly Step[] {
+  return [...steps, ...Object.values(choosers)];
+}
+
 /** Sizes of workgroups and register tiles, by the family of kernels that takes them. */
 export interface Sizes {
   readonly matvec: MatvecTile;

@@ -41,6 +41,8 @@ export interface Runner {
   feed(ids: readonly number[], past: number, drawn: number, options?: RunOptions): Promise<void>;
   /** Runs `count` steps of one token from position `past` on, each for the token that the one before chose: writes nothing. */
   repeat(count: number, past: number, options: RunOptions & { readonly chooser: Chooser }): Promise<void>;
+  /** Runs the steps `times` times for `seq` tokens at position `past`, whatever their inputs hold; seconds of one time. */
+  measure(seq: number, past: number, times: number): Promise<number>;
 }
 
 interface BoundStep {
@@ -200,24 +202,36 @@ export async function createRunner(
   const stateHead = new Uint32Array(stateWords.head);
   const idWords = new Uint32Array(plan.maxSeq);
 
+  function writeState(seq: number, past: number, drawn: number): void {
+    if (seq < 1 || seq > plan.maxSeq) throw new Error(`${plan.kind}: ${seq} tokens in a plan for ${plan.maxSeq}`);
+    stateHead.fill(0);
+    stateHead[stateWords.past] = past;
+    stateHead[stateWords.seq] = seq;
+    stateHead[stateWords.kvRows] = cache.rows;
+    stateHead[stateWords.drawn] = drawn;
+    device.writeBuffer(shared.state, 0, stateHead);
+  }
+
   return {
     plan,
     async feed(ids, past, drawn, options = {}) {
       const seq = ids.length;
-      if (seq < 1 || seq > plan.maxSeq) throw new Error(`${plan.kind}: ${seq} tokens in a plan for ${plan.maxSeq}`);
       const list = listOf(options.chooser);
-      stateHead.fill(0);
-      stateHead[stateWords.past] = past;
-      stateHead[stateWords.seq] = seq;
-      stateHead[stateWords.kvRows] = cache.rows;
-      stateHead[stateWords.drawn] = drawn;
+      writeState(seq, past, drawn);
       idWords.set(ids);
-      device.writeBuffer(shared.state, 0, stateHead);
       device.writeBuffer(shared.ids, 0, idWords.subarray(0, seq));
       await submit(options.cacheOnly ? list.slice(0, plan.cacheSteps) : list, 1, seq, past, options);
     },
     async repeat(count, past, options) {
       await submit(listOf(options.chooser), count, 1, past, options);
+    },
+    async measure(seq, past, times) {
+      writeState(seq, past, 0);
+      await device.workDone();
+      const beganMs = performance.now();
+      await submit(steps, times, seq, past, {});
+      await device.workDone();
+      return (performance.now() - beganMs) / 1000 / times;
     },
   };
 }

@@ -46,10 +46,10 @@ const gpu: Tuning = {
 /** Sizes worth measuring beside the defaults, likely ones first. */
 export type Candidates = { readonly [F in Family]: readonly Sizes[F][] };
 
-/** Compiling is most of what a candidate costs here, so there are few. */
+/** Compiling is most of what a candidate costs here (a matvec 0.8 s of CPU time, attention 5 to 10), so there are few. */
 function softwareCandidates(subgroupSize: number): Candidates {
   const subgroup = sharing(subgroupSize);
-  const own = { subgroup, quads: 1, keys: 64, splits: 1, span: 1 };
+  const own = { threads: 8, quads: 1, keys: 64, subgroup, splits: 1, span: 1 };
   return {
     matvec: [
       ...[1, 2, 4].map((n) => ({ lanes: 1, groups: 8 * n, subgroup })),
@@ -60,21 +60,16 @@ function softwareCandidates(subgroupSize: number): Candidates {
       ...(subgroup === 1 ? [] : [{ threads: 16, tokens: 4, subgroup: 1 }]),
     ],
     decodeAttention: [
-      { ...own, threads: 8, keys: 32 },
-      { ...own, threads: 8, keys: 128 },
-      { ...own, threads: 16 },
-      { ...own, threads: 8, splits: 2, span: 256 },
-      ...(subgroup === 1 ? [] : [{ ...own, threads: 8, subgroup: 1 }]),
+      { ...own, keys: 128 },
+      { ...own, splits: 2, span: 256 },
     ],
     prefillAttention: [
-      { threads: 8, quads: 1, keys: 32, subgroup },
       { threads: 8, quads: 1, keys: 128, subgroup },
-      { threads: 16, quads: 1, keys: 64, subgroup },
       { threads: 8, quads: 2, keys: 64, subgroup },
     ],
-    normLanes: [16, 32, 64],
+    normLanes: [4, 16],
     argmaxLanes: [64, 128],
-    sampleThreads: [32, 128, 256],
+    sampleThreads: [128],
   };
 }
 

@@ -36,6 +36,7 @@ test.each(["bash", "zsh", "fish"])("%s: every option of every command", async (s
     "info",
     "verify",
     "logits",
+    "tune",
     "devices",
     "tokenize",
     "detokenize",

@@ -2,8 +2,8 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { checkedKernels } from "../../cli/checked.ts";
 import { usedFeatures } from "../../cli/model.ts";
+import { checkedKernels } from "../../cli/remembered.ts";
 import { failure, tempFolder } from "../engine/tempFolder.ts";
 import { phi } from "./process.ts";
 
