@@ -22,7 +22,7 @@ export interface Roofline {
 /** The plot's frame within the picture, in pixels. */
 export const frame = { left: 64, top: 48, width: 620, height: 460 } as const;
 const lineHeight = 14;
-const listWidth = 560;
+const characterWidth = 6.6; // of the list, at most
 
 interface Axis {
   readonly decades: readonly number[];
@@ -128,12 +128,15 @@ export function rooflineSvg(title: string, { copyGBps, cacheGBps, peakGflops, po
     lines.push(`<circle cx="${px(at.x)}" cy="${px(at.y)}" r="3.5"><title>${escaped(name)}</title></circle>`);
     lines.push(text(cx, cy + 4, number, ' class="number" text-anchor="middle"'));
   });
-  points.forEach(({ name, gflops, share }, i) => {
-    const line = `${i + 1}  ${name}: ${gflops.toPrecision(3)} GFLOP/s, ${share.toPrecision(2)} % of its bound`;
+  const list = points.map(
+    ({ name, gflops, share }, i) =>
+      `${i + 1}  ${name}: ${gflops.toPrecision(3)} GFLOP/s, ${share.toPrecision(2)} % of its bound`,
+  );
+  list.forEach((line, i) => {
     lines.push(text(right + 24, top + 10 + i * lineHeight, line, ' class="number"'));
   });
   const size = {
-    width: right + 24 + listWidth,
+    width: Math.ceil(right + 48 + characterWidth * Math.max(0, ...list.map((line) => line.length))),
     height: Math.max(bottom + 48, top + 20 + points.length * lineHeight),
   };
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${size.width}" height="${size.height}" viewBox="0 0 ${size.width} ${size.height}">

@@ -57,6 +57,9 @@ test("names are escaped, control characters replaced", () => {
   elements(svg);
   expect(svg).toContain("&lt;title&gt; &amp; &quot;quotes&quot;");
   expect(svg).toContain("&lt;/svg&gt;??[1m");
+  const width = (name: string) =>
+    Number(/ width="(\d+)"/.exec(rooflineSvg("", { ...roofline, points: [point(name, 1, 1)] }))?.[1]);
+  expect(width("x".repeat(100)) - width("x")).toBeGreaterThan(99 * 6); // the list beside the plot fits
 });
 
 test("many points in one place: no number hides another", () => {
