@@ -22,8 +22,8 @@ function software(subgroupSize: number): Tuning {
   return {
     matvec: { lanes: 1, groups: 8, subgroup },
     matmul: subgroup > 1 ? { threads: 8, tokens: 32, subgroup } : { threads: 16, tokens: 4, subgroup },
-    decodeAttention: { threads: 8, quads: 1, keys: 64, subgroup, splits: 1, span: 1 },
-    prefillAttention: { threads: 8, quads: 1, keys: 64, subgroup },
+    decodeAttention: { threads: subgroup > 1 ? subgroup : 8, quads: 1, subgroup, splits: 1, span: 1 },
+    prefillAttention: subgroup > 1 ? { threads: subgroup, quads: 4, subgroup } : { threads: 8, quads: 1, subgroup },
     normLanes: 8,
     argmaxLanes: 256,
     sampleThreads: 64,
@@ -35,8 +35,8 @@ function software(subgroupSize: number): Tuning {
 const gpu: Tuning = {
   matvec: { lanes: 32, groups: 2, subgroup: 1 },
   matmul: { threads: 64, tokens: 8, subgroup: 1 },
-  decodeAttention: { threads: 32, quads: 1, keys: 64, subgroup: 1, splits: 8, span: 256 },
-  prefillAttention: { threads: 32, quads: 1, keys: 64, subgroup: 1 },
+  decodeAttention: { threads: 32, quads: 1, subgroup: 1, splits: 8, span: 256 },
+  prefillAttention: { threads: 32, quads: 1, subgroup: 1 },
   normLanes: 128,
   argmaxLanes: 256,
   sampleThreads: 256,
@@ -46,10 +46,10 @@ const gpu: Tuning = {
 /** Sizes worth measuring beside the defaults, likely ones first. */
 export type Candidates = { readonly [F in Family]: readonly Sizes[F][] };
 
-/** Compiling is most of what a candidate costs here (a matvec 0.8 s of CPU time, attention 5 to 10), so there are few. */
+/** Compiling is most of what a candidate costs here (a matvec 0.8 s of CPU time, attention 1 to 4), so there are few. */
 function softwareCandidates(subgroupSize: number): Candidates {
   const subgroup = sharing(subgroupSize);
-  const own = { threads: 8, quads: 1, keys: 64, subgroup, splits: 1, span: 1 };
+  const own = { threads: 8, quads: 1, subgroup, splits: 1, span: 1 };
   return {
     matvec: [
       ...[1, 2, 4].map((n) => ({ lanes: 1, groups: 8 * n, subgroup })),
@@ -60,12 +60,12 @@ function softwareCandidates(subgroupSize: number): Candidates {
       ...(subgroup === 1 ? [] : [{ threads: 16, tokens: 4, subgroup: 1 }]),
     ],
     decodeAttention: [
-      { ...own, keys: 128 },
+      { ...own, threads: 16 },
       { ...own, splits: 2, span: 256 },
     ],
     prefillAttention: [
-      { threads: 8, quads: 1, keys: 128, subgroup },
-      { threads: 8, quads: 2, keys: 64, subgroup },
+      { threads: 8, quads: 2, subgroup },
+      { threads: 16, quads: 2, subgroup },
     ],
     normLanes: [4, 16],
     argmaxLanes: [64, 128],
@@ -89,13 +89,10 @@ const gpuCandidates = (subgroupSize: number): Candidates => ({
   ],
   matmul: [32, 64, 128].flatMap((threads) => [4, 8, 16].map((tokens) => ({ threads, tokens, subgroup: 1 }))),
   decodeAttention: [
-    ...[32, 64, 128].map((threads) => ({ threads, quads: 1, keys: 64, subgroup: 1, splits: 8, span: 256 })),
-    ...splits.map((split) => ({ threads: 64, quads: 1, keys: 64, subgroup: 1, ...split })),
-    { threads: 128, quads: 1, keys: 128, subgroup: 1, splits: 8, span: 256 },
+    ...[32, 64, 128].map((threads) => ({ threads, quads: 1, subgroup: 1, splits: 8, span: 256 })),
+    ...splits.map((split) => ({ threads: 64, quads: 1, subgroup: 1, ...split })),
   ],
-  prefillAttention: [1, 2].flatMap((quads) =>
-    [32, 64, 128].flatMap((threads) => [32, 64].map((keys) => ({ threads, quads, keys, subgroup: 1 }))),
-  ),
+  prefillAttention: [1, 2, 4].flatMap((quads) => [32, 64, 128].map((threads) => ({ threads, quads, subgroup: 1 }))),
   normLanes: [32, 64, 256],
   argmaxLanes: [64, 128],
   sampleThreads: [64, 128],

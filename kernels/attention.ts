@@ -15,12 +15,10 @@ export interface KvShape extends HeadShape {
 }
 
 export interface AttentionTile {
-  /** Threads in a workgroup: a multiple of `subgroup`. */
+  /** Threads in a workgroup, and keys that are scored at a time: a multiple of `subgroup`. */
   readonly threads: number;
   /** Groups of four queries of a workgroup, where several tokens make them. */
   readonly quads: number;
-  /** Keys that are scored at a time. */
-  readonly keys: number;
   /** Threads that share loads: the size of every subgroup of the adapter, or 1. */
   readonly subgroup: number;
 }
@@ -35,6 +33,10 @@ const head = new URL("./kv/head.wgsl", import.meta.url);
 const core = new URL("./attention.wgsl", import.meta.url);
 const prefill = new URL("./attention/prefill.wgsl", import.meta.url);
 const decode = new URL("./attention/decode.wgsl", import.meta.url);
+const exchange = {
+  together: new URL("./attention/together.wgsl", import.meta.url),
+  apart: new URL("./attention/apart.wgsl", import.meta.url),
+};
 const splitsSnippet = new URL("./attention/splits.wgsl", import.meta.url);
 const rotate = new URL("./kv/rotate.wgsl", import.meta.url);
 
@@ -92,7 +94,7 @@ const visibleSnippets = {
   blocks: new URL("./visible/blocks.wgsl", import.meta.url),
 };
 
-/** The snippet that says which keys a query sees, its name and its constants, and the keys of a tile. */
+/** The snippet that says which keys a query sees, its name and its constants, and the keys of a tile, at most `keys`. */
 function visibleKeys(visible: Visible, keys: number) {
   if ("window" in visible) {
     const constants = { WINDOW: visible.window ?? 0x7fffffff, TILE: keys };
@@ -108,11 +110,12 @@ function visibleKeys(visible: Visible, keys: number) {
 
 /** What attention's kernels are made of, but for what is read and written. */
 function attentionKernel(shape: KvShape, scale: number, visible: Visible, tile: AttentionTile, quads: number) {
-  const { variant, snippet, constants } = visibleKeys(visible, tile.keys);
+  const { variant, snippet, constants } = visibleKeys(visible, tile.threads);
   const shared = lanes(tile.subgroup);
+  const exchanged = exchange[tile.threads === tile.subgroup ? "together" : "apart"];
   return {
     variant: `${shape.kv}${variant}`,
-    files: [stateSnippet, head, ...packs[shape.kv], snippet, ...shared.files],
+    files: [stateSnippet, head, ...packs[shape.kv], snippet, exchanged, ...shared.files],
     constants: { ...headConstants(shape), ...constants, SCALE: scale, THREADS: tile.threads },
     tile: { QUADS: quads, SUMS: Math.ceil(headVecs(shape.headDim) / tile.threads), ...shared.tile },
     features: shared.features,

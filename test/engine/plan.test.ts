@@ -36,8 +36,8 @@ const kinds: readonly GraphKind[] = ["all", "prefill", "decode"];
 const tuning: Tuning = {
   matvec: { lanes: 1, groups: 16, subgroup: 1 },
   matmul: { threads: 16, tokens: 16, subgroup: 1 },
-  decodeAttention: { threads: 16, quads: 1, keys: 64, subgroup: 1, splits: 4, span: 16 },
-  prefillAttention: { threads: 32, quads: 1, keys: 64, subgroup: 1 },
+  decodeAttention: { threads: 16, quads: 1, subgroup: 1, splits: 4, span: 16 },
+  prefillAttention: { threads: 32, quads: 1, subgroup: 1 },
   normLanes: 8,
   argmaxLanes: 32,
   sampleThreads: 64,

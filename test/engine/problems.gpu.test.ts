@@ -61,7 +61,7 @@ test.each(cases)("kernels of %s agree with float64 loops at its sizes", async (.
 });
 
 test.each([
-  ["attention<", "mass[q] += weight", "mass[q] += 1.05 * weight"],
+  ["attention<", "fade[q] + weights[q]", "fade[q] + 1.05 * weights[q]"],
   ["decodeAttention<", "+ k] = result[k]", "+ k] = 1.05 * result[k]"],
   ["matmul<", "sums[p][t] +=", "sums[p][t] ="],
 ])("a mistake in %s is found among the samples", async (name, from, to) => {

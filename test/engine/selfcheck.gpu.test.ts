@@ -72,7 +72,7 @@ test("every kernel of every architecture has a reference; one of each family agr
 
 test.each([
   ["matvec<", "sums[p] += blockSums", "sums[p] = blockSums"],
-  ["attention<", "mass[q] += weight", "mass[q] += 1.001 * weight"],
+  ["attention<", "fade[q] + weights[q]", "fade[q] + 1.001 * weights[q]"],
   ["ropeAppend<", "select(other, -other, isFirst)", "other"],
   ["layerNorm", "+ bias[", "- bias["],
   ["argmax", "best[i] > highest", "best[i] < highest"],

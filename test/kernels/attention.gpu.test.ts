@@ -204,6 +204,11 @@ interface AttentionCase extends CacheShape {
   readonly calls: readonly Call[];
 }
 
+/** The adapter's own, or 1. */
+const subgroup = (await kernelSetup()).device.subgroupSize;
+/** Threads of a workgroup that is one subgroup, where there are any. */
+const together = subgroup === 1 ? 8 : subgroup;
+
 /** Rings hold the window of the call's first query and the call itself, exactly. */
 const attentionCases: readonly AttentionCase[] = [
   // Every length at no past and at some; a single tile, its edge, several.
@@ -238,6 +243,21 @@ const attentionCases: readonly AttentionCase[] = [
   },
   {
     ...{ heads: 6, kvHeads: 2, headDim: 6, kv: "f16", kvRows: 140, threads: 32 },
+    blocks: { size: 7, local: 1, stride: 12, headStep: 2 },
+    calls: [[1, 138, "normal"], [31, 90, "normal"], [3, 5, "tiny"]],
+  },
+  // A workgroup that is one subgroup, sixteen queries: lengths around a tile, GQA of 3 in a ring, blocks that are no
+  // whole number of tiles.
+  {
+    ...{ heads: 4, kvHeads: 4, headDim: 6, kv: "f32", kvRows: 104, threads: together, quads: 4 },
+    calls: [[1, 0, "normal"], [5, 0, "normal"], [33, 0, "outliers"], [1, 7, "normal"], [1, 8, "tiny"], [33, 70, "zeros"]],
+  },
+  {
+    ...{ heads: 6, kvHeads: 2, headDim: 80, kv: "int8", window: 5, kvRows: 37, threads: together, quads: 4 },
+    calls: [[1, 3, "normal"], [33, 0, "normal"], [33, 70, "outliers"], [5, 200, "normal"]],
+  },
+  {
+    ...{ heads: 6, kvHeads: 2, headDim: 6, kv: "f16", kvRows: 140, threads: together, quads: 4 },
     blocks: { size: 7, local: 1, stride: 12, headStep: 2 },
     calls: [[1, 138, "normal"], [31, 90, "normal"], [3, 5, "tiny"]],
   },
@@ -324,12 +344,9 @@ async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shap
   }
 }
 
-/** The adapter's own, or 1. */
-const subgroup = (await kernelSetup()).device.subgroupSize;
-
 function attentionKernel(shape: AttentionCase): Kernel {
   const { blocks, window, threads, quads = 1 } = shape;
-  const tile = { threads, quads, keys: threads, subgroup: threads % subgroup === 0 ? subgroup : 1 };
+  const tile = { threads, quads, subgroup: threads % subgroup === 0 ? subgroup : 1 };
   return attention(shape, shape.headDim ** -0.5, blocks ? { blocks } : { window }, tile);
 }
 
@@ -386,7 +403,9 @@ describe("attention", () => {
 
   const [plain, , windowed] = attentionCases;
   const sparse = attentionCases.find(({ blocks }) => blocks !== undefined);
-  if (plain === undefined || windowed === undefined || sparse === undefined) throw new Error("no case");
+  const one = attentionCases.find(({ threads }) => threads === together);
+  if (plain === undefined || windowed === undefined || sparse === undefined || one === undefined)
+    throw new Error("no case");
   test.each([
     ["the end of the window", windowed, "< WINDOW;", "<= WINDOW;"],
     ["the first key", windowed, "position + 1u - WINDOW", "position + 2u - WINDOW"],
@@ -394,7 +413,11 @@ describe("attention", () => {
     ["the causal mask", plain, "key <= position && position - key", "key <= position + 1u && position + 1u - key"],
     ["blocks of the next head", sparse, "block + head * HEAD_STEP + 1u", "block + head * HEAD_STEP + HEAD_STEP + 1u"],
     ["a block of the stride that is skipped", sparse, "(STRIDE - 1u - ", "(STRIDE - "],
-    ["the fading of earlier tiles", plain, "mass[q] *= fade[q]", "mass[q] *= 1.0"],
+    ["the fading of earlier tiles", plain, "mass[q] * fade[q]", "mass[q]"],
+    ["whose scores make the maximum", plain, "partial[j][q]);", "scores[q]);"],
+    ...(subgroup === 1
+      ? []
+      : ([["whose scores make the maximum of a subgroup", one, "fromLane(scores[q], lane)", "scores[q]"]] as const)),
     ["the scale, by a thousandth", plain, "* SCALE,", "* SCALE * 1.001,"],
   ] as const)("a mistake is found: %s", async (_what, shape, from, to) => {
     const kernel = await broken(attentionKernel(shape), from, to);
@@ -421,6 +444,7 @@ const decodeCases: readonly DecodeCase[] = [
     ...{ heads: 4, kvHeads: 1, headDim: 16, rotary: 16, kv: "f32", kvRows: 170, threads: 16, splits: 3, span: 30 },
     ...{ blocks: { size: 16, local: 2, stride: 4, headStep: 1 }, pasts: [15, 165] },
   },
+  { heads: 6, kvHeads: 2, headDim: 16, rotary: 12, kv: "f16", kvRows: 200, threads: together, splits: 1, span: 1, pasts: [0, 199] },
 ]; // biome-ignore format: a table
 
 /** As ropeAppend, which has tests of its own, and the reference: the row in the cache, and the output with its parts joined. */
@@ -428,7 +452,7 @@ async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promis
   const { heads, kvHeads, headDim, rotary, window, blocks, threads, kvRows } = shape;
   const scale = headDim ** -0.5;
   const visible: Visible = blocks ? { blocks } : { window };
-  const tile = { threads, quads: 1, keys: threads, subgroup: threads % subgroup === 0 ? subgroup : 1 };
+  const tile = { threads, quads: 1, subgroup: threads % subgroup === 0 ? subgroup : 1 };
   const kernel = await change(decodeAttention(shape, rotary, scale, visible, tile, shape));
   for (const past of shape.pasts) {
     const call = { seq: 1, past, kvRows };
