@@ -4,7 +4,7 @@
  */
 import { afterAll, describe, expect, test } from "vitest";
 import { type LoadOptions, loadModel, type Model, openFolder } from "../engine/index.ts";
-import { testAdapter, testFeatures } from "./gpu.ts";
+import { testAdapter } from "./gpu.ts";
 import { expectClose } from "./reference/compare.ts";
 import { type CaseEntry, listCases, loadCase } from "./reference/fixture.ts";
 
@@ -16,7 +16,7 @@ const closeMargin = { f32: 1e-3, f16: 0.05 };
 async function load(entry: CaseEntry, options: Partial<LoadOptions> = {}): Promise<Model> {
   const folder = await openFolder(entry.folder);
   const adapter = await testAdapter();
-  return loadModel({ folder, adapter, kv: "f32", context: 256, device: { features: testFeatures }, ...options });
+  return loadModel({ folder, adapter, kv: "f32", context: 256, ...options });
 }
 
 async function allLogits(model: Model, ids: readonly number[]): Promise<Float32Array> {

@@ -13,7 +13,7 @@ import { checkKernel } from "../engine/selfcheck.ts";
 import { type Candidates, candidatesFor, sizeText, tuningFor } from "../engine/tuning.ts";
 import { checkWeights } from "../engine/upload.ts";
 import { Weights } from "../engine/weights.ts";
-import { testAdapter, testFeatures } from "./gpu.ts";
+import { testAdapter } from "./gpu.ts";
 import { kernelSetup } from "./kernels/harness.ts";
 import { expectClose } from "./reference/compare.ts";
 import { type CaseEntry, listCases, loadCase } from "./reference/fixture.ts";
@@ -32,7 +32,7 @@ const ofType = (type: string) => cases.filter(({ modelType }) => modelType === t
 
 /** What `Device` knows of the driver's adapter. */
 async function deviceFacts() {
-  const device = await Device.open(await testAdapter(), { features: testFeatures });
+  const device = await Device.open(await testAdapter());
   const { isSoftware, subgroupSize } = device;
   device.dispose();
   return { isSoftware, subgroupSize };
@@ -89,7 +89,6 @@ describe.each(modelTypes)("%s in sizes drawn at random", (modelType) => {
       context: 256,
       chunkTokens: 16,
       tuned,
-      device: { features: testFeatures },
     });
     try {
       expect(model.tunedKernels.length, text).toBeGreaterThan(0);
@@ -147,7 +146,6 @@ describe("a candidate of matmul", () => {
       only: "bias_gelu",
       seconds: 600,
       device: {
-        features: testFeatures,
         shader: (label, code) => (label.startsWith("matmul") && isChanged(code) ? code.replace(from, to) : code),
       },
     });

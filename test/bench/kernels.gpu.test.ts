@@ -8,7 +8,7 @@ import { attention, decodeAttention, ropeAppend } from "../../kernels/attention.
 import { expertMatvec } from "../../kernels/experts.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { failure } from "../engine/tempFolder.ts";
-import { testAdapter, testFeatures } from "../gpu.ts";
+import { testAdapter } from "../gpu.ts";
 
 const options: KernelBenchOptions = {
   models: ["phi-2"],
@@ -18,7 +18,6 @@ const options: KernelBenchOptions = {
   tokens: [1, 16],
   contexts: [64],
   repetitions: 1,
-  device: { features: testFeatures },
 };
 
 test("each kernel has a rate, a share of what bounds it, and a point of the roofline", async () => {
@@ -45,7 +44,7 @@ test.each([
     expect(code).toContain(from);
     return code.replace(from, to);
   };
-  const broken = { ...options, tokens: [1], only: "qkv", device: { ...options.device, shader } };
+  const broken = { ...options, tokens: [1], only: "qkv", device: { shader } };
   const error = await failure(benchKernels(await testAdapter(), broken), "gpu");
   expect(error.message).toMatch(
     /^phi-2 self_attn\.qkv_proj matvec<q4,bias>: expected what float64 loops give, got numbers off by /,

@@ -12,7 +12,7 @@ import { packQuantized } from "../../engine/formats/quantized.ts";
 import { createPipelines, type Pipelines } from "../../engine/pipelines.ts";
 import { type Kernel, stateSnippet } from "../../kernels/kernel.ts";
 import { groupShift, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
-import { testAdapter, testFeatures } from "../gpu.ts";
+import { testAdapter } from "../gpu.ts";
 import { coordinates, type NastyMode, randomValues } from "../reference/compare.ts";
 import { decodeHalves, encodeHalves, type Numbers } from "../reference/ops.ts";
 import { randomQuantized, valuesOf } from "../reference/quantized.ts";
@@ -27,7 +27,7 @@ const shared: { setup?: Promise<Setup> } = {};
 /** The process's device: it lives as long as the process, for no test file knows whether it is the last one. */
 export function kernelSetup(): Promise<Setup> {
   shared.setup ??= (async () => {
-    const device = await Device.open(await testAdapter(), { features: testFeatures, watchdogMs: 120_000 }); // software drivers compile slowly
+    const device = await Device.open(await testAdapter(), { watchdogMs: 120_000 }); // software drivers compile slowly
     return { device, pipelines: createPipelines(device) };
   })();
   return shared.setup;
