@@ -1,6 +1,6 @@
 /** `phi quantize`: a float checkpoint written as a GPTQ checkpoint. */
 import { rmSync } from "node:fs";
-import { lstat, mkdir, open, readdir, rename, rmdir, statfs } from "node:fs/promises";
+import * as nodeFiles from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { exportQuantized, type OutputFolder, PhiError, printable } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
@@ -49,13 +49,16 @@ export async function quantize(options: QuantizeCommandOptions, signal: AbortSig
 }
 
 async function refuseOccupied(shown: string, path: string): Promise<void> {
-  const stats = await lstat(path).catch(() => undefined); // what cannot be looked at cannot be written either
+  const stats = await nodeFiles.lstat(path).catch(() => undefined); // what cannot be looked at cannot be written either
   if (stats === undefined) return;
-  const entries = stats.isDirectory() ? await writing(path, () => readdir(path)) : undefined;
+  const entries = stats.isDirectory() ? await writing(path, () => nodeFiles.readdir(path)) : undefined;
   if (entries?.length === 0) return;
   const got = entries === undefined ? "a file" : `one with ${entries.length} entries`;
   throw new PhiError("usage", `--output: expected an empty folder or a new one, got ${got}: "${printable(shown)}"`);
 }
+
+/** The calls of `node:fs/promises` by which a folder is written; tests give ones that fail. */
+export type WritingFiles = Pick<typeof nodeFiles, "mkdir" | "open" | "rename" | "rmdir" | "statfs">;
 
 /**
  * Gives `work` a folder beside `path`, which takes its place when `work` has ended, and is removed if it fails or the
@@ -65,25 +68,26 @@ async function refuseOccupied(shown: string, path: string): Promise<void> {
 export async function writeFolder<Result>(
   path: string,
   work: (output: OutputFolder, checkSpace: (bytes: number) => void) => Promise<Result>,
+  files: WritingFiles = nodeFiles,
 ): Promise<Result> {
   const parent = dirname(path);
   const temporary = join(parent, `${basename(path)}.${process.pid}.incomplete`);
   await writing(path, async () => {
-    await rmdir(path).catch((error: NodeJS.ErrnoException) => {
+    await files.rmdir(path).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOENT") throw error;
     });
-    await mkdir(temporary);
+    await files.mkdir(temporary);
   });
   const remove = () => rmSync(temporary, { recursive: true, force: true });
   process.once("exit", remove); // a signal may end the process before the failure comes back here
   try {
-    const { bavail, bsize } = await writing(path, () => statfs(parent));
-    const result = await work({ create: (name, size) => createFile(temporary, name, size) }, (bytes) => {
+    const { bavail, bsize } = await writing(path, () => files.statfs(parent));
+    const result = await work({ create: (name, size) => createFile(files, temporary, name, size) }, (bytes) => {
       if (bytes <= bavail * bsize) return;
       const free = formatBytes(bavail * bsize);
       throw new PhiError("io", `${printable(path)}: expected ${formatBytes(bytes)} of free space, got ${free}`);
     });
-    await writing(path, () => rename(temporary, path));
+    await writing(path, () => files.rename(temporary, path));
     return result;
   } finally {
     process.off("exit", remove);
@@ -91,8 +95,8 @@ export async function writeFolder<Result>(
   }
 }
 
-async function createFile(folder: string, name: string, sizeBytes: number) {
-  const handle = await writing(name, () => open(join(folder, name), "wx"));
+async function createFile(files: WritingFiles, folder: string, name: string, sizeBytes: number) {
+  const handle = await writing(name, () => files.open(join(folder, name), "wx"));
   await writing(name, () => handle.truncate(sizeBytes)).catch(async (error: unknown) => {
     await handle.close();
     throw error;

@@ -1,7 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import * as nodeFiles from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { writeFolder } from "../../cli/quantize.ts";
+import { type WritingFiles, writeFolder } from "../../cli/quantize.ts";
 import { failure, tempFolder } from "../engine/tempFolder.ts";
 import { phi } from "./process.ts";
 
@@ -88,6 +89,55 @@ describe("a folder that is written whole or not at all", () => {
     const parent = tempFolder();
     expect((await failure(writeFolder(join(parent, "out"), work), "io")).message).toMatch(message);
     expect(readdirSync(parent)).toEqual([]);
+  });
+
+  /** The calls, of which the k-th fails with `code`; `state` counts them, and the files that are open. */
+  function failingFiles(k: number, code: string) {
+    const state = { calls: 0, open: 0 };
+    const wrapped = <T extends object>(target: T): T =>
+      new Proxy(target, {
+        get(of, name) {
+          const call: unknown = Reflect.get(of, name);
+          if (typeof call !== "function") return call;
+          return async (...args: unknown[]) => {
+            if (name === "close") state.open--;
+            else if (state.calls++ === k) throw Object.assign(new Error(`${code}: injected`), { code });
+            const result: unknown = await Reflect.apply(call, of, args);
+            if (name !== "open") return result;
+            state.open++;
+            return wrapped(result as object);
+          };
+        },
+      });
+    return { files: wrapped<WritingFiles>({ ...nodeFiles }), state };
+  }
+
+  test.each(["ENOSPC", "EIO"])("%s at the k-th call: one io error, nothing is left or stays open", async (code) => {
+    const parent = tempFolder();
+    const path = join(parent, "out");
+    for (let k = 0; ; k++) {
+      const { files, state } = failingFiles(k, code);
+      const work: Parameters<typeof writeFolder>[1] = async (output) => {
+        for (const name of ["a", "b"]) {
+          const file = await output.create(name, 4);
+          await file.write(0, Uint8Array.of(1, 2, 3, 4)).finally(() => file.close());
+        }
+      };
+      const written = writeFolder(path, work, files);
+      const error = await written.then(
+        () => undefined,
+        (reason: unknown) => reason,
+      );
+      expect(state.open, `at call ${k}`).toBe(0);
+      if (k >= state.calls) {
+        expect(error).toBeUndefined();
+        expect(k).toBeGreaterThan(10);
+        break;
+      }
+      expect((await failure(Promise.reject(error), "io")).message, `at call ${k}`).toMatch(/cannot be written: /);
+      expect(readdirSync(parent), `at call ${k}`).toEqual([]);
+    }
+    expect(readdirSync(path).sort()).toEqual(["a", "b"]);
   });
 
   test("a place that cannot be written is refused before the work", async () => {
