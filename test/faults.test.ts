@@ -2,14 +2,13 @@
  * A whole load and eight tokens, and a tuning, with a fault at the k-th WebGPU call (rows W5 to W7 of the fault catalogue),
  * on Dawn's null backend: one typed error, soon, and nothing left on the GPU. `PHI_TEST_FAULT_STRIDE=1` takes every k.
  */
-import * as nodeFiles from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ErrorKind } from "../engine/errors.ts";
 import { type LoadOptions, loadModel, openFolder, tuneModel } from "../engine/index.ts";
-import type { NodeFiles } from "../engine/source.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { failure } from "./engine/tempFolder.ts";
+import { failingFiles } from "./failingFiles.ts";
 
 const checkpoint = join(import.meta.dirname, "fixtures/models/phi-1");
 const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? 7);
@@ -84,34 +83,6 @@ async function run(
     throw error;
   }
   return { calls, live: live.size };
-}
-
-/** The calls of `node:fs/promises`, of which the k-th fails with `code`, or reads nothing where that is "short". */
-function failingFiles(k: number, code: string) {
-  const state = { calls: 0, open: 0 };
-  const hit = () => state.calls++ === k;
-  const fail = () => {
-    throw Object.assign(new Error(`${code}: injected`), { code });
-  };
-  const wrapped = <T extends object>(target: T, close: () => void): T =>
-    new Proxy(target, {
-      get(of, name) {
-        const call: unknown = Reflect.get(of, name);
-        if (typeof call !== "function") return call;
-        return async (...args: unknown[]) => {
-          if (name === "close") close();
-          else if (hit()) {
-            if (code !== "short") fail();
-            if (name === "read") return { bytesRead: 0 };
-          }
-          const result: unknown = await Reflect.apply(call, of, args);
-          if (name !== "open") return result;
-          state.open++;
-          return wrapped(result as object, () => state.open--);
-        };
-      },
-    });
-  return { files: wrapped<NodeFiles>({ ...nodeFiles }, () => {}), state };
 }
 
 describe("a file call that fails", () => {

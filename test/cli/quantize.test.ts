@@ -1,9 +1,9 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import * as nodeFiles from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { type WritingFiles, writeFolder } from "../../cli/quantize.ts";
+import { writeFolder } from "../../cli/quantize.ts";
 import { failure, tempFolder } from "../engine/tempFolder.ts";
+import { failingFiles } from "../failingFiles.ts";
 import { phi } from "./process.ts";
 
 describe("phi quantize", () => {
@@ -90,27 +90,6 @@ describe("a folder that is written whole or not at all", () => {
     expect((await failure(writeFolder(join(parent, "out"), work), "io")).message).toMatch(message);
     expect(readdirSync(parent)).toEqual([]);
   });
-
-  /** The calls, of which the k-th fails with `code`; `state` counts them, and the files that are open. */
-  function failingFiles(k: number, code: string) {
-    const state = { calls: 0, open: 0 };
-    const wrapped = <T extends object>(target: T): T =>
-      new Proxy(target, {
-        get(of, name) {
-          const call: unknown = Reflect.get(of, name);
-          if (typeof call !== "function") return call;
-          return async (...args: unknown[]) => {
-            if (name === "close") state.open--;
-            else if (state.calls++ === k) throw Object.assign(new Error(`${code}: injected`), { code });
-            const result: unknown = await Reflect.apply(call, of, args);
-            if (name !== "open") return result;
-            state.open++;
-            return wrapped(result as object);
-          };
-        },
-      });
-    return { files: wrapped<WritingFiles>({ ...nodeFiles }), state };
-  }
 
   test.each(["ENOSPC", "EIO"])("%s at the k-th call: one io error, nothing is left or stays open", async (code) => {
     const parent = tempFolder();

@@ -25,6 +25,7 @@ import {
   openFolder,
   unsafePath,
 } from "../../engine/source.ts";
+import { failingFiles } from "../failingFiles.ts";
 import { failure, tempFolder } from "./tempFolder.ts";
 
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -272,33 +273,7 @@ describe("calls that fail", () => {
     const path = tempFolder({ f: "0123456789" });
     let failures = 0;
     for (let failing = 0; ; failing++) {
-      let calls = 0;
-      let open = 0;
-      const broken = () => {
-        if (calls++ === failing) throw Object.assign(new Error(`${code}: injected`), { code });
-      };
-      const files: NodeFiles = new Proxy(nodeFiles, {
-        get(target, name: keyof NodeFiles) {
-          return async (...args: unknown[]) => {
-            broken();
-            const result = await Reflect.apply(target[name], target, args);
-            if (name !== "open") return result;
-            open++;
-            const { read, stat, close } = result;
-            return {
-              read: async (...rest: unknown[]) => {
-                broken();
-                return Reflect.apply(read, result, rest);
-              },
-              stat: async (...rest: unknown[]) => {
-                broken();
-                return Reflect.apply(stat, result, rest);
-              },
-              close: () => (Reflect.apply(close, result, []) as Promise<void>).then(() => open--),
-            };
-          };
-        },
-      });
+      const { files, state } = failingFiles(failing, code);
       let error: unknown;
       try {
         const folder = await openFolder(path, { files });
@@ -313,7 +288,7 @@ describe("calls that fail", () => {
       } catch (thrown) {
         error = thrown;
       }
-      expect(open).toBe(0);
+      expect(state.open).toBe(0);
       if (error === undefined) break;
       failures++;
       expect((await failure(Promise.reject(error), "io")).message).toContain(`${code}: injected`);
