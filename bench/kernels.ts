@@ -10,7 +10,7 @@ import { Graph } from "../engine/graph.ts";
 import type { Architecture } from "../engine/models/architecture.ts";
 import { readArchitecture } from "../engine/models/table.ts";
 import { createPipelines, type Pipelines } from "../engine/pipelines.ts";
-import { buildPlan, type PlanOptions, type Step } from "../engine/plan.ts";
+import { allSteps, buildPlan, type PlanOptions, type Step } from "../engine/plan.ts";
 import { type Problem, type ProblemSize, problemOf, sizeOf } from "../engine/problems.ts";
 import { quantizeTargets } from "../engine/quantize.ts";
 import { kernelKey } from "../engine/selfcheck.ts";
@@ -164,7 +164,7 @@ function planCases(
   const plan = buildPlan(graph, logits, options);
   // What follows the last row in a prefill is what a decode step runs too.
   const last = plan.steps.findIndex(({ kernel }) => kernel.name === "lastRow");
-  const steps = seq === 1 ? [...plan.steps, ...Object.values(plan.choosers)] : plan.steps.slice(0, last + 1);
+  const steps = seq === 1 ? allSteps(plan) : plan.steps.slice(0, last + 1);
   return steps.flatMap((step) => {
     const name = stepName(step, seq);
     const caseAt = (past: number, where = "") => ({

@@ -63,7 +63,12 @@ export async function timeRun(
 }
 
 /** Leaves a cache that shares no token with `prompt`. */
-async function forget(model: Model, prompt: readonly number[]): Promise<void> {
+export async function forget(
+  model: Pick<Model, "vocabularySize"> & {
+    generate(ids: readonly number[], options: { readonly maxTokens: number }): AsyncGenerator<unknown>;
+  },
+  prompt: readonly number[],
+): Promise<void> {
   const other = ((prompt[0] ?? 0) + 1) % model.vocabularySize;
   await model.generate([other], { maxTokens: 0 }).next();
 }

@@ -143,8 +143,8 @@ function difference(
 /** Seconds that one measurement should take: long beside the submit, short beside what else the machine does. */
 const measureSeconds = 0.1;
 
-/** How often to run a kernel for a measurement. */
-export async function timesOf(run: Trial["run"]): Promise<number> {
+/** How often to run a kernel for a measurement of `seconds`, `most` times at most. */
+export async function timesOf(run: Trial["run"], seconds = measureSeconds, most = 1000): Promise<number> {
   await run(1); // software drivers compile now
-  return Math.max(1, Math.min(1000, Math.round(measureSeconds / (await run(1)))));
+  return Math.max(1, Math.min(most, Math.round(seconds / (await run(1)))));
 }

@@ -11,6 +11,7 @@ import { type Engine, type LoadOptions, openEngine } from "./model.ts";
 import { allSteps, type Family, type Plan, type Sizes, type TunedSizes, type Tuning } from "./plan.ts";
 import type { Runner } from "./run.ts";
 import { distinctKernels, kernelKey } from "./selfcheck.ts";
+import { timesOf } from "./trial.ts";
 import { candidatesFor, sizeText } from "./tuning.ts";
 
 export interface TuneOptions extends Omit<LoadOptions, "tuned"> {
@@ -258,8 +259,8 @@ async function measurePlans(
   const measured: (readonly number[])[] = [];
   for (const [i, { indices }] of rows.entries()) {
     const run = singles[i] as Runner;
-    await run.measure(seq, past, 1); // software drivers compile now
-    const dispatches = Math.max(1, Math.round(measureSeconds / (await run.measure(seq, past, 1))));
+    const once = (count: number) => run.measure(seq, past, count);
+    const dispatches = await timesOf(once, measureSeconds, Number.POSITIVE_INFINITY);
     measured.push(indices.slice(0, dispatches));
     times.push(Math.min(1000, Math.max(1, Math.round(dispatches / indices.length))));
   }

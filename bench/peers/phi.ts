@@ -3,6 +3,7 @@ import { openAdapter } from "../../cli/adapter.ts";
 import { openModel, openModelFolder } from "../../cli/model.ts";
 import { choiceOption, weightTypes } from "../../cli/options.ts";
 import { versionLine } from "../../cli/package.ts";
+import { forget } from "../text.ts";
 import { measure } from "./runner.ts";
 
 await measure(async ({ folder, variant, longPrompt, shortPrompt, newTokens }) => {
@@ -15,10 +16,7 @@ await measure(async ({ folder, variant, longPrompt, shortPrompt, newTokens }) =>
   return {
     versions: versionLine(),
     adapter: adapter.adapter.info.description || adapter.name,
-    // A cache that shares no token with the next prompt.
-    reset: async () => {
-      await model.generate([((shortPrompt[0] ?? 0) + 1) % model.vocabularySize], { maxTokens: 0 }).next();
-    },
+    reset: () => forget(model, shortPrompt), // the long prompt begins as it does
     async generate(prompt, tokens, onToken) {
       const options = { maxTokens: tokens, ignoreEos: true, sampling: { temperature: 0 } };
       for await (const { id } of model.generate(prompt, options)) if (id !== undefined) onToken(id);
