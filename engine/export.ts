@@ -7,13 +7,14 @@ import { Device, type DeviceBuffer, type DeviceOptions } from "./device.ts";
 import { PhiError, printable } from "./errors.ts";
 import type { ReadTensor } from "./formats/format.ts";
 import { type GptqModule, gptqGroupIndex, gptqGroups, gptqTensors, gptqWords } from "./formats/gptq_write.ts";
+import { isPlain, type PlainDType, toFloat32 } from "./formats/plain.ts";
 import { declareWeights } from "./model.ts";
 import { readArchitecture } from "./models/table.ts";
 import { createQuantizer, type QuantizeScheme, quantizeTargets } from "./quantize.ts";
 import { bitsPerElement, safetensorsHeader, type TensorInfo, type TensorSpec } from "./safetensors.ts";
 import { createScan } from "./scan.ts";
 import type { Folder } from "./source.ts";
-import { type CheckedWeights, checkWeights, refuseFinds } from "./upload.ts";
+import { type CheckedWeights, checkWeights, refuseFinds, refuseNonFinite } from "./upload.ts";
 import type { MatrixRef, TensorNeed } from "./weights.ts";
 
 /** A file of known size that is written in pieces, in any order. */
@@ -311,7 +312,7 @@ async function writeShards(
           for (let at = 0; at < item.copied.sizeBytes; at += pieceBytes) {
             const count = Math.min(pieceBytes, item.copied.sizeBytes - at);
             const bytes = await read(item.copied, at, count);
-            refuseNonFinite(item.copied, at, bytes);
+            checkFinite(item.copied, at, bytes);
             await file.write(to + at, bytes);
           }
         }
@@ -323,29 +324,23 @@ async function writeShards(
   await write.end();
 }
 
-/** The bits of an exponent that says infinite or NaN, of the float types that a checkpoint is written from. */
-const exponentBits: Partial<Record<TensorInfo["dtype"], number>> = { F16: 0x7c00, BF16: 0x7f80, F32: 0x7f800000 };
+/** The bits of an exponent that says infinite or NaN. */
+const exponentBits: Readonly<Record<PlainDType, number>> = { F16: 0x7c00, BF16: 0x7f80, F32: 0x7f800000 };
 
 /** Throws a PhiError "checkpoint" where bytes of a float tensor, from the `offsetBytes`-th on, hold no finite number. */
-function refuseNonFinite({ name, file, dtype, shape }: TensorInfo, offsetBytes: number, bytes: Uint8Array): void {
+function checkFinite(tensor: TensorInfo, offsetBytes: number, bytes: Uint8Array): void {
+  const { dtype, shape } = tensor;
+  if (!isPlain(dtype)) return;
   const exponent = exponentBits[dtype];
-  if (exponent === undefined) return;
   const copy = bytes.slice().buffer; // aligned, whatever the piece's own place
   const words = dtype === "F32" ? new Uint32Array(copy) : new Uint16Array(copy);
-  for (let i = 0; i < words.length; i++) {
-    const word = words[i] ?? 0;
-    if ((word & exponent) !== exponent) continue;
-    const element = offsetBytes / words.BYTES_PER_ELEMENT + i;
-    const cols = shape.at(-1) ?? 1;
-    const at = shape.length > 1 ? `${Math.floor(element / cols)}, ${element % cols}` : element;
-    const fraction = word & ((exponent & -exponent) - 1);
-    const got = fraction !== 0 ? "NaN" : "an infinite one";
-    throw new PhiError(
-      "checkpoint",
-      `${printable(file)}: tensor "${printable(name)}": expected finite numbers, got ${got} at [${at}]`,
-      ["The file is damaged, or its training failed."],
-    );
-  }
+  const bad = words.findIndex((word) => (word & exponent) === exponent);
+  if (bad < 0) return;
+  const size = words.BYTES_PER_ELEMENT;
+  const [value] = toFloat32(bytes.subarray(bad * size, (bad + 1) * size), dtype);
+  const element = offsetBytes / size + bad;
+  const cols = shape.at(-1) ?? 1;
+  refuseNonFinite(tensor, shape.length > 1 ? [Math.floor(element / cols), element % cols] : [element], value);
 }
 
 /** Quantizes modules a strip of rows at a time: to the GPU, back, turned, and to the file. */

@@ -256,7 +256,13 @@ export interface GpuWeights {
 
 const flushBytes = 32 << 20; // a writeBuffer's staging memory is freed by the next finished submit; two are on their way
 
-function refuseNonFinite(tensor: TensorInfo, index: readonly number[], value: number | undefined, more = 0): never {
+/** Throws the PhiError "checkpoint" of a number that is not finite. */
+export function refuseNonFinite(
+  tensor: TensorInfo,
+  index: readonly number[],
+  value: number | undefined,
+  more = 0,
+): never {
   throw new PhiError(
     "checkpoint",
     `${printable(tensor.file)}: tensor "${printable(tensor.name)}": expected finite numbers, got ${value} at [${index.join(", ")}]${more > 0 ? ` and ${more} more` : ""}`,
