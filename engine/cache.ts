@@ -28,6 +28,24 @@ export function layerCacheBytes({ kvHeads, headDim }: Architecture, kv: KvFormat
   return kvHeads * rows * kvHeadBytes(kv, headDim);
 }
 
+/** What grows with a context and must fit into a binding; `what` with its verb. */
+export function contextBuffers(
+  architecture: Architecture,
+  kv: KvFormat,
+  rows: number,
+  context: number,
+): readonly { readonly what: string; readonly bytes: number; readonly positionBytes: number }[] {
+  const positionBytes = architecture.rope.rotary * 4;
+  return [
+    {
+      what: "the keys of one layer take",
+      bytes: layerCacheBytes(architecture, kv, rows),
+      positionBytes: layerCacheBytes(architecture, kv, 1),
+    },
+    { what: "the rotary table takes", bytes: context * positionBytes, positionBytes },
+  ];
+}
+
 const tablePiece = 4096; // positions of the rotary table that are computed at a time
 
 export function createCache(

@@ -2,7 +2,7 @@
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
 import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
-import { cacheRows, layerCacheBytes } from "./cache.ts";
+import { cacheRows, contextBuffers, layerCacheBytes } from "./cache.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
 import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./device.ts";
@@ -258,7 +258,7 @@ function needsOf(
   const isSoftware = adapter ? isSoftwareAdapter(adapter.info) : assumed.isSoftware;
   const bindingBytes = adapter ? maxBindingBytes(adapter.limits) : assumed.bindingBytes;
   const chunkTokens = Math.min(context, chunkFor({ isSoftware }, weights, architecture));
-  const layerBytes = layerCacheBytes(architecture, kv, cacheRows(architecture, context, chunkTokens));
+  const rows = cacheRows(architecture, context, chunkTokens);
 
   let weightsBytes = 0;
   let rangeCount = 0;
@@ -292,17 +292,16 @@ function needsOf(
   const stateBytes = (1 + mostBatches) * stateWords.all * 4 + controlWords.all * 4; // with what reads it back
   const smallBytes = stateBytes + rounded(architecture.vocab * markBytes) + rounded(chunkTokens * 4) + 32 * rangeCount; // marks, ids, row ranges
   const activationBytes = slots.reduce((sum, bytes) => sum + bytes, ropeBytes + smallBytes);
-  const kvBytes = 2 * architecture.layers * rounded(layerBytes);
+  const kvBytes = 2 * architecture.layers * rounded(layerCacheBytes(architecture, kv, rows));
 
   const obstacles: string[] = [];
   const refuse = (what: string, bytes: number, advice: string) => {
-    if (bytes > bindingBytes)
-      obstacles.push(`${what} take ${bytes} bytes, and it binds at most ${bindingBytes}${advice}`);
+    if (bytes > bindingBytes) obstacles.push(`${what} ${bytes} bytes, and it binds at most ${bindingBytes}${advice}`);
   };
   if (adapter) {
-    refuse("the keys of one layer", layerBytes, ": give a smaller context");
-    refuse("the rotary table", ropeBytes, ": give a smaller context");
-    refuse("the activations of one chunk", Math.max(...slots), "");
+    for (const { what, bytes } of contextBuffers(architecture, kv, rows, context))
+      refuse(what, bytes, ": give a smaller context");
+    refuse("the activations of one chunk take", Math.max(...slots), "");
   }
   return {
     weightsBytes,

@@ -1,9 +1,9 @@
 /** A loaded model: weights, cache and plans on one device, and the calls that run them. */
 
-import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import type { KvFormat } from "../kernels/attention.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
-import { type Cache, cacheRows, createCache, layerCacheBytes } from "./cache.ts";
+import { type Cache, cacheRows, contextBuffers, createCache } from "./cache.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
 import type { Control } from "./control.ts";
@@ -256,14 +256,10 @@ function checkContextBindings(
   rows: number,
   context: number,
 ): void {
-  const { kvHeads, headDim, rope } = architecture;
-  for (const [what, bytes, positionBytes] of [
-    ["the keys of one layer", layerCacheBytes(architecture, kv, rows), kvHeads * kvHeadBytes(kv, headDim)],
-    ["the rotary table", context * rope.rotary * 4, rope.rotary * 4],
-  ] as const) {
+  for (const { what, bytes, positionBytes } of contextBuffers(architecture, kv, rows, context)) {
     if (bytes <= maxBindingBytes) continue;
     const fitting = Math.floor(maxBindingBytes / positionBytes);
-    const why = `${what} take ${bytes} bytes, and this adapter binds at most ${maxBindingBytes}`;
+    const why = `${what} ${bytes} bytes, and this adapter binds at most ${maxBindingBytes}`;
     throw new PhiError("machine", `--context: expected at most ${fitting} positions, got ${context}: ${why}`);
   }
 }
