@@ -2,7 +2,7 @@
 import { Graph } from "../engine/graph.ts";
 import type { Architecture } from "../engine/models/architecture.ts";
 import { buildPlan } from "../engine/plan.ts";
-import { type Problem, seenKeys } from "../engine/problems.ts";
+import { type Problem, seenKeys, variant } from "../engine/problems.ts";
 import { safeTuning } from "../engine/tuning.ts";
 import { Weights } from "../engine/weights.ts";
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
@@ -47,7 +47,7 @@ function expertLinear(kernel: Kernel, problem: Problem): Work {
 
 function attention(kernel: Kernel, problem: Problem): Work {
   const { KV_HEADS = 0, HEADS = 0, HEAD_DIM = 0, ROTARY = 0 } = kernel.constants;
-  const [kv = "f16"] = (/<(.*)>/.exec(kernel.name)?.[1] ?? "").split(",") as KvFormat[];
+  const [kv = "f16"] = variant(kernel) as KvFormat[];
   const { scores, keys } = seenKeys(kernel, problem);
   const row = 2 * kvHeadBytes(kv, HEAD_DIM);
   const isDecode = kernel.name.startsWith("decode");
@@ -61,7 +61,7 @@ function attention(kernel: Kernel, problem: Problem): Work {
 
 function ropeAppend(kernel: Kernel, problem: Problem): Work {
   const { KV_HEADS = 0, HEADS = 0, HEAD_DIM = 0, ROTARY = 0 } = kernel.constants;
-  const [kv = "f16"] = (/<(.*)>/.exec(kernel.name)?.[1] ?? "").split(",") as KvFormat[];
+  const [kv = "f16"] = variant(kernel) as KvFormat[];
   const appended = problem.seq * KV_HEADS * 2 * kvHeadBytes(kv, HEAD_DIM);
   return {
     bytes: bytesOf(problem, "qkv", "q") + 4 * ROTARY * problem.seq + appended,

@@ -130,7 +130,7 @@ function constant(kernel: Kernel, name: string): number {
 const has = (kernel: Kernel, snippet: string) => kernel.files.some((url) => url.pathname.endsWith(snippet));
 
 /** The words between the angle brackets of a kernel's name. */
-const variant = (kernel: Kernel) => (/<(.*)>/.exec(kernel.name)?.[1] ?? "").split(",");
+export const variant = (kernel: Kernel) => (/<(.*)>/.exec(kernel.name)?.[1] ?? "").split(",");
 
 interface Packed {
   /** The values of a row, exact. */
