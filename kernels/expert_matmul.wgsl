@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   var sums: array<array<vec4f, CHOICES>, PARTS>;  // four rows each
   for (var p = begin(); p < PARTS; p++) {
     for (var block = begin(); block < blocks; block += LOADED) {
-      var w: array<array<Block, 4>, LOADED>;
+      var w: array<Rows, LOADED>;
       for (var b = 0u; b < LOADED; b++) {
         w[b] = loadRows(rows + p * matrix.rows, min(block + b, blocks - 1u));
       }

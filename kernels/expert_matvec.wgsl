@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   let blocks = blocksPerRow();
 
   let place = ownLane();
-  var own: array<vec4f, OWN>;
+  var own: Input;
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
     if (block % LOADED == 0u) {

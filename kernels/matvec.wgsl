@@ -23,7 +23,7 @@ fn main(
   let blocks = blocksPerRow();
 
   let place = ownLane();
-  var own: array<vec4f, OWN>;
+  var own: Input;
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
     if (block % LOADED == 0u) {

@@ -4,10 +4,12 @@
 const OWN = max(1u, VECS / SUBGROUP);
 const LOADED = max(1u, SUBGROUP / VECS);  // blocks that one load of all threads holds
 
+alias Input = array<vec4f, OWN>;  // what a thread loads
+
 // The vectors of input row `row` that a thread loads, the first of them `vec`; zero behind the row's last block.
-fn loadInput(row: u32, vec: u32) -> array<vec4f, OWN> {
+fn loadInput(row: u32, vec: u32) -> Input {
   let last = blocksPerRow() * VECS - 1u;
-  var own: array<vec4f, OWN>;
+  var own: Input;
   for (var i = 0u; i < OWN; i++) {
     let at = vec + i * SUBGROUP;
     own[i] = select(vec4f(), inputVec(row, min(at, last)), LOADED == 1u || at <= last);
@@ -16,6 +18,6 @@ fn loadInput(row: u32, vec: u32) -> array<vec4f, OWN> {
 }
 
 // Vector `at` of a load.
-fn sharedVec(own: array<vec4f, OWN>, at: u32) -> vec4f {
+fn sharedVec(own: Input, at: u32) -> vec4f {
   return fromLane(own[at / SUBGROUP], at % SUBGROUP);
 }
