@@ -15,13 +15,14 @@ import { type Problem, type ProblemSize, problemOf, sizeOf } from "../engine/pro
 import { quantizeTargets } from "../engine/quantize.ts";
 import { kernelKey } from "../engine/selfcheck.ts";
 import { createTrial, type Trial, timesOf } from "../engine/trial.ts";
-import { tuningFor } from "../engine/tuning.ts";
+import { tileRowsFor, tuningFor } from "../engine/tuning.ts";
 import { type MatrixRef, Weights } from "../engine/weights.ts";
 import type { KvFormat } from "../kernels/attention.ts";
 import { foldedGrid, type Kernel, stateSnippet } from "../kernels/kernel.ts";
 import { quantize } from "../kernels/quantize.ts";
 import { scan } from "../kernels/scan.ts";
-import { type Packing, rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import { tile } from "../kernels/tile.ts";
+import { type Packing, rowBytes, type WeightLayout, weightLayouts } from "../kernels/weights.ts";
 import { type Figure, spread } from "./report.ts";
 import type { Roofline } from "./roofline.ts";
 import { planSynthetic, type SyntheticPreset } from "./synthetic.ts";
@@ -137,7 +138,8 @@ function modelCases(preset: SyntheticPreset, device: Device, options: KernelBenc
         to === "q4" || to === "q8" ? [quantize({ from: "f16", to, group: 32, zero: "any", cols })] : [],
       ),
       scan("f16", rows * rowBytes("f16", cols)),
-    ].map((kernel) => ({ name: `weights ${kernel.name}`, kernel, size: { rows, cols } }));
+      tile(weightLayouts.f16.bytesPerBlock),
+    ].map((kernel) => ({ name: `weights ${kernel.name}`, kernel, size: { rows, cols, tileRows: 32 } }));
     return [...plans, ...loading].map((one) => ({ ...one, name: `${preset} ${one.name}` }));
   });
 }
@@ -160,7 +162,8 @@ function planCases(
   const logits = architecture.forward(graph, new Weights());
   const { rotary } = architecture.rope;
   const { maxBindingBytes } = device;
-  const options = { maxSeq: seq, packing, kv, rotary, maxBindingBytes, tuning: tuningFor(device) };
+  const tuning = tuningFor(device);
+  const options = { maxSeq: seq, packing, kv, rotary, maxBindingBytes, tuning, tileRows: tileRowsFor(device) };
   const plan = buildPlan(graph, logits, options);
   // What follows the last row in a prefill is what a decode step runs too.
   const last = plan.steps.findIndex(({ kernel }) => kernel.name === "lastRow");

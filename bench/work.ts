@@ -108,6 +108,7 @@ const works: Readonly<Record<string, (kernel: Kernel, problem: Problem, boundByt
   sample: elementwise(8, "logits"),
   scan: elementwise(4, "words"), // a mask and a comparison for each of two elements in a word
   sparsemixer: elementwise(8, "scores"), // two choices: the best, those near it, their exp and its sum
+  tile: elementwise(0, "rows"),
 };
 
 /** `boundBytes` are all that the kernel is bound to. Throws an Error for an unknown kernel. */

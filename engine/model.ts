@@ -22,7 +22,7 @@ import { type RopePolicy, ropeRegime, withRopePolicy } from "./rope.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
 import { checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./selfcheck.ts";
 import type { Folder } from "./source.ts";
-import { safeTuning, tuningFor } from "./tuning.ts";
+import { safeTuning, tileRowsFor, tuningFor } from "./tuning.ts";
 import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./upload.ts";
 import { matrixBytes, Weights } from "./weights.ts";
 
@@ -175,6 +175,7 @@ export async function openEngine(options: LoadOptions): Promise<OpenedEngine> {
       const uploaded = uploadWeights(device, checkpoint, weights, {
         signal,
         allowNonFinite: options.allowNonFinite,
+        tileRows: tileRowsFor(device),
         onProgress: (doneBytes, totalBytes) => onProgress?.({ stage: "weights", doneBytes, totalBytes }),
       });
       // Pipelines compile while the weights stream in.

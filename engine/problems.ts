@@ -21,6 +21,7 @@ import { fromHalf, toHalf } from "./formats/plain.ts";
 import { packQuantized, unpackQuantized } from "./formats/quantized.ts";
 import type { Plan, PlanOptions, Step } from "./plan.ts";
 import { createSampler, type SamplingOptions } from "./sampler.ts";
+import { tiled } from "./tiles.ts";
 import { rowRanges } from "./weights.ts";
 
 type Data = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
@@ -34,6 +35,8 @@ export interface ProblemSize {
   /** Rows of a weight, in each of its parts; of experts, those of the first ones. */
   readonly rows?: number;
   readonly cols?: number;
+  /** Rows of a weight that lie block by block. */
+  readonly tileRows?: number;
   /** Weights that share a scale. */
   readonly group?: GroupSize;
   /** Experts that the tokens are routed to in turn. */
@@ -158,20 +161,23 @@ interface BoundRows {
   readonly parts: number;
   readonly cols: number;
   readonly group?: GroupSize | undefined;
+  readonly tileRows?: number | undefined;
   readonly first?: number;
   readonly rowsTotal?: number;
 }
 
 function packed(layout: WeightLayout, bound: BoundRows): Packed {
-  const { rows, parts, cols, group = 64, first = 0, rowsTotal = rows } = bound;
+  const { rows, parts, cols, group = 64, tileRows = 4, first = 0, rowsTotal = rows } = bound;
   const all = rows * parts;
   const different = Math.min(all, mostRows);
-  const uniform = (shift: number) => Uint32Array.of(first, rows, rowsTotal, cols, shift, 0, 0, 0);
+  const uniform = (shift: number) => Uint32Array.of(first, rows, rowsTotal, cols, shift, tileRows, all, 0);
   const rowOf =
     <Values extends Float32Array | Float64Array>(values: Values) =>
     (index: number) =>
       values.subarray((index % different) * cols, ((index % different) + 1) * cols);
-  const repeat = <Words extends Data>(one: Words) => repeated(one, (one.length / different) * all);
+  const lay = <Words extends Data>(one: Words, itemWords: number) =>
+    tiled(repeated(one, (one.length / different) * all), { rows: all, itemWords, tileRows });
+  const blockWords = weightLayouts[layout].bytesPerBlock / 4;
   if (layout === "q4" || layout === "q8") {
     const groups = Math.ceil(cols / group);
     const most = layout === "q4" ? 16 : 256;
@@ -182,14 +188,17 @@ function packed(layout: WeightLayout, bound: BoundRows): Packed {
     return {
       row: rowOf(unpackQuantized(layout, matrix, { rows: different, cols, group })),
       inputs: {
-        weight: repeat(words(matrix.weight)),
-        scales: repeat(words(matrix.scales)),
+        weight: lay(words(matrix.weight), blockWords),
+        scales: lay(words(matrix.scales), 1),
         matrix: uniform(groupShift({ layout, group })),
       },
     };
   }
   const values = numbers(3, different * cols);
-  return { row: rowOf(values), inputs: { weight: repeat(packPlain(layout, values, cols)), matrix: uniform(0) } };
+  return {
+    row: rowOf(values),
+    inputs: { weight: lay(packPlain(layout, values, cols), blockWords), matrix: uniform(0) },
+  };
 }
 
 /** Rows of float32 as a plain layout has them, padded. */
@@ -217,7 +226,7 @@ function linear(kernel: Kernel, size: ProblemSize): Problem {
   const cols = joined
     ? constant(kernel, "HEADS") * constant(kernel, "HEAD_DIM")
     : (size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203));
-  const { row: weight, inputs } = packed(layout, { rows, parts, cols, group: size.group });
+  const { row: weight, inputs } = packed(layout, { ...size, rows, parts, cols });
   const given = thirds(1, joined ? joined.splits * (cols + 4 * constant(kernel, "HEADS")) : seq * cols);
   if (joined) for (let i = joined.splits * cols; i < given.length; i++) given[i] = 2 + at(given, i); // (top, mass)
   const join =
@@ -278,8 +287,8 @@ function linear(kernel: Kernel, size: ProblemSize): Problem {
 
 function embed(kernel: Kernel, size: ProblemSize): Problem {
   const [layout = "f32"] = variant(kernel) as WeightLayout[];
-  const { seq = 4, rows = 11, cols = 72, group } = size;
-  const { row, inputs } = packed(layout, { rows, parts: 1, cols, group });
+  const { seq = 4, rows = 11, cols = 72 } = size;
+  const { row, inputs } = packed(layout, { ...size, rows, parts: 1, cols });
   const ids = Uint32Array.from({ length: seq }, (_, token) => (token * 7919 + 3) % rows);
   ids[seq - 1] = rows - 1;
   const scale = constant(kernel, "SCALE");
@@ -722,7 +731,7 @@ function quantize(kernel: Kernel, size: ProblemSize): Problem {
     inputs: {
       piece: Uint32Array.of(rows, 0, 0, 0),
       weight: repeat(weight),
-      matrix: Uint32Array.of(0, rows, rows, cols, 0, 0, 0, 0),
+      matrix: Uint32Array.of(0, rows, rows, cols, 0, 1, rows, 0),
     },
     outputs: {
       packed: { ...whole(repeat(words(matrix.weight))), ...exact },
@@ -747,6 +756,17 @@ function scan(kernel: Kernel, { rows = 37, cols = 200 }: ProblemSize): Problem {
   return { seq: 1, past: 0, kvRows: 1, inputs: { words: all }, outputs: { found } };
 }
 
+/** Rows of a matrix of float16, or of scales. */
+function tile(kernel: Kernel, { rows = 37, cols = 200, tileRows = 4 }: ProblemSize): Problem {
+  const itemWords = constant(kernel, "WORDS");
+  const items = Math.ceil(cols / 8);
+  const different = Math.min(rows, mostRows);
+  const data = repeated(new Uint32Array(numbers(1, different * items * itemWords).buffer), rows * items * itemWords);
+  const tiles = { ...whole(tiled(data, { rows, itemWords, tileRows })), read: integers, tolerance: 0 };
+  const inputs = { order: Uint32Array.of(items, tileRows, 0, 0), rows: data };
+  return { seq: rows * items, past: 0, kvRows: 1, inputs, outputs: { tiles }, vectors: ["rows"] };
+}
+
 const problems: Readonly<Record<string, (kernel: Kernel, size: ProblemSize) => Problem>> = {
   argmax: (_, size) => chooser({}, size),
   attention,
@@ -767,6 +787,7 @@ const problems: Readonly<Record<string, (kernel: Kernel, size: ProblemSize) => P
   sample: (_, size) => chooser({ temperature: 0.8, topK: 200, topP: 0.9, minP: 0.01, repetitionPenalty: 1.3 }, size),
   scan,
   sparsemixer,
+  tile,
 };
 
 /** A problem for a kernel; undefined where there is no reference. */
@@ -778,7 +799,11 @@ export function problemOf(kernel: Kernel, size: ProblemSize = {}): Problem | und
 export function sizeOf(
   { kernel, bindings }: Step,
   { vocab }: Pick<Plan, "vocab">,
-  { packing, maxBindingBytes }: Pick<PlanOptions, "packing" | "maxBindingBytes">,
+  {
+    packing,
+    maxBindingBytes,
+    tileRows,
+  }: Pick<PlanOptions, "packing" | "maxBindingBytes"> & Pick<ProblemSize, "tileRows">,
   { seq, past }: { readonly seq: number; readonly past: number },
 ): ProblemSize {
   const { weight, gain } = bindings;
@@ -792,6 +817,7 @@ export function sizeOf(
     past,
     rows: rowRanges(ref, of, maxBindingBytes)[range]?.rows ?? 0,
     cols: ref.cols,
+    ...(tileRows !== undefined && { tileRows }),
     ...("group" in of && { group: of.group }),
     ...(experts !== undefined && { experts: ref.rows / experts }),
   };

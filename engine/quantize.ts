@@ -136,7 +136,7 @@ export function createQuantizer(device: Device): Quantizer {
       const pipeline = await pipelines.get(kernel);
       device.writeBuffer(staging, 0, weight as Uint8Array<ArrayBuffer>);
       device.writeBuffer(pieceWords, 0, Uint32Array.of(rows, firstRow, 0, 0));
-      device.writeBuffer(matrixWords, 0, Uint32Array.of(0, rows, rows, cols, 0, 0, 0, 0));
+      device.writeBuffer(matrixWords, 0, Uint32Array.of(0, rows, rows, cols, 0, 1, rows, 0));
       const resources: Readonly<Record<string, GPUBufferBinding>> = {
         piece: { buffer: pieceWords.gpu },
         weight: { buffer: staging.gpu },

@@ -139,5 +139,13 @@ export function sizeText(size: unknown): string {
     .join(" ");
 }
 
+/**
+ * Rows of a weight that lie block by block on a device (kernels/weights/matrix.wgsl). Software adapters read what lies
+ * one after the other, as a workgroup of 32 rows then does, without waiting for memory.
+ */
+export function tileRowsFor({ isSoftware }: Pick<TunedDevice, "isSoftware">): number {
+  return isSoftware ? 32 : 1;
+}
+
 /** The plainest sizes, in place of those whose kernels compute wrong numbers on an adapter (selfcheck.ts). */
 export const safeTuning: Tuning = software(1);

@@ -9,6 +9,7 @@ import {
   type QuantizedLayout,
   rowBytes,
   scaleRowBytes,
+  weightLayouts,
 } from "../kernels/weights.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
@@ -22,6 +23,7 @@ import { type Architecture, limits } from "./models/architecture.ts";
 import { createQuantizer, type QuantizeTargets } from "./quantize.ts";
 import type { TensorInfo } from "./safetensors.ts";
 import { createScan, type Finds } from "./scan.ts";
+import { createTiler } from "./tiles.ts";
 import {
   type MatrixRef,
   type RowRange,
@@ -241,7 +243,7 @@ function list(items: readonly string[], separator = ", "): string {
 /** A row range of a matrix on the GPU. */
 export interface GpuRange {
   readonly weight: DeviceBuffer;
-  /** Uniform { first, rows, rowsTotal, cols, groupShift }: see kernels/weights/matrix.wgsl. */
+  /** Uniform Matrix: see kernels/weights/matrix.wgsl. */
   readonly shape: DeviceBuffer;
   /** Scales and zeros of a quantized weight: see kernels/weights/scales.wgsl. */
   readonly scales?: DeviceBuffer;
@@ -327,6 +329,8 @@ function everySecond({ rows, weight, scales }: PackedRows, first: number): Packe
 interface UploadOptions {
   /** Take weights that are NaN or infinite. */
   readonly allowNonFinite?: boolean | undefined;
+  /** Rows of a tile (kernels/weights/matrix.wgsl): `tileRowsFor` of the device. */
+  readonly tileRows: number;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
 }
@@ -339,7 +343,7 @@ export async function uploadWeights(
   device: Device,
   checkpoint: Checkpoint,
   weights: CheckedWeights,
-  { signal, onProgress, allowNonFinite }: UploadOptions,
+  { signal, onProgress, allowNonFinite, tileRows }: UploadOptions,
 ): Promise<GpuWeights> {
   const matrices = new Map<string, GpuRange[]>();
   const vectors = new Map<string, DeviceBuffer>();
@@ -351,6 +355,7 @@ export async function uploadWeights(
   );
   const scan = createScan(device, ranges.length);
   const quantizer = createQuantizer(device);
+  const tiler = createTiler(device, tileRows);
 
   async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array): Promise<void> {
     device.writeBuffer(buffer, offsetBytes, data as Uint8Array<ArrayBuffer>);
@@ -405,7 +410,7 @@ export async function uploadWeights(
   async function uploadRange(ref: MatrixRef, range: RowRange, packing: Packing): Promise<GpuRange> {
     const weightRow = rowBytes(packing.layout, ref.cols);
     const scaleRow = scaleRowBytes(packing, ref.cols);
-    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
     const rows = range.rows * ref.parts;
     const weight = device.createBuffer(ref.key, rows * weightRow, usage);
     const scales = scaleRow > 0 ? device.createBuffer(`${ref.key} scales`, rows * scaleRow, usage) : undefined;
@@ -425,11 +430,23 @@ export async function uploadWeights(
       await write(weight, row * weightRow, piece.weight);
       if (scales !== undefined && piece.scales !== undefined) await write(scales, row * scaleRow, piece.scales);
     });
-    const words = Uint32Array.of(range.firstRow, range.rows, ref.rows, ref.cols, groupShift(packing), 0, 0, 0);
+    const words = Uint32Array.of(
+      range.firstRow,
+      range.rows,
+      ref.rows,
+      ref.cols,
+      groupShift(packing),
+      tileRows,
+      rows,
+      0,
+    );
     const uniformUsage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const shape = device.createBuffer(`${ref.key} rows`, words.byteLength, uniformUsage);
     device.writeBuffer(shape, 0, words);
     if (!("group" in packing) && !allowNonFinite && !device.isNull) await scan.add(ref, range, packing.layout, weight);
+    const { bytesPerBlock } = weightLayouts[packing.layout];
+    await tiler.add({ buffer: weight, rows, rowBytes: weightRow, itemBytes: bytesPerBlock });
+    if (scales !== undefined) await tiler.add({ buffer: scales, rows, rowBytes: scaleRow, itemBytes: 4 });
     const perm = "group" in packing && packing.permuted ? uploadPermutation(ref, range, packing.layout) : undefined;
     return { weight, shape, ...(scales && { scales }), ...(perm && { perm }) };
   }
@@ -484,6 +501,7 @@ export async function uploadWeights(
   const { nonFinite, tooLarge } = device.isNull ? {} : await scan.finds();
   scan.dispose();
   quantizer.dispose();
+  tiler.dispose();
   await refuseFinds({ nonFinite: allowNonFinite ? undefined : nonFinite, tooLarge }, weights, read);
   await checkpoint.assertUnchanged();
 

@@ -6,7 +6,7 @@ const BLOCK = 8u;
 @group(1) @binding(0) var<storage, read> weight: array<vec4u>;
 
 fn weightBlock(row: u32, block: u32) -> Block {
-  let bits = weight[row * blocksPerRow() + block];
+  let bits = weight[placeOf(row, block, blocksPerRow())];
   let low = vec4f(unpack2x16float(bits.x), unpack2x16float(bits.y));
   let high = vec4f(unpack2x16float(bits.z), unpack2x16float(bits.w));
   return Block(array<vec4f, 2>(low, high), 1.0);

@@ -7,6 +7,8 @@ struct Matrix {
   rowsTotal: u32,
   cols: u32,
   groupShift: u32,  // 1 << groupShift blocks of a row share a scale; 0 where there are no scales
+  tileRows: u32,    // rows that lie block by block, a power of two; 1: each lies for itself
+  bound: u32,       // rows of the binding, of all parts
 }
 
 @group(1) @binding(1) var<uniform> matrix: Matrix;
@@ -21,4 +23,12 @@ struct Block {
 
 fn blocksPerRow() -> u32 {
   return (matrix.cols + BLOCK - 1u) / BLOCK;
+}
+
+// Where a row's item (block, or scale) of its `items` lies: tiles of rows lie one after the other, in a tile the first items
+// of its rows, then their second ones, and so on. The last tile is lower where the rows do not fill it.
+fn placeOf(row: u32, item: u32, items: u32) -> u32 {
+  let first = row & ~(matrix.tileRows - 1u);
+  let height = min(matrix.tileRows, matrix.bound - first);
+  return first * items + item * height + row - first;
 }

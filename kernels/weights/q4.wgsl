@@ -7,7 +7,7 @@ const BLOCK = 32u;
 @group(1) @binding(0) var<storage, read> weight: array<vec4u>;
 
 fn weightBlock(row: u32, block: u32) -> Block {
-  let bits = weight[row * blocksPerRow() + block];
+  let bits = weight[placeOf(row, block, blocksPerRow())];
   let s = scaleAndZero(row, block);
   var out: Block;
   for (var v = 0u; v < VECS; v++) {

@@ -6,7 +6,7 @@ const BLOCK = 32u;
 @group(1) @binding(0) var<storage, read> weight: array<vec4u>;
 
 fn weightBlock(row: u32, block: u32) -> Block {
-  let at = 2u * (row * blocksPerRow() + block);
+  let at = 2u * placeOf(row, block, blocksPerRow());
   let halves = array<vec4u, 2>(weight[at], weight[at + 1u]);
   let s = scaleAndZero(row, block);
   var out: Block;

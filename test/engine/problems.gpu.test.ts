@@ -7,10 +7,11 @@ import { readArchitecture } from "../../engine/models/table.ts";
 import { buildPlan } from "../../engine/plan.ts";
 import { problemOf, sizeOf } from "../../engine/problems.ts";
 import { createTrial } from "../../engine/trial.ts";
-import { tuningFor } from "../../engine/tuning.ts";
+import { tileRowsFor, tuningFor } from "../../engine/tuning.ts";
 import { type MatrixRef, Weights } from "../../engine/weights.ts";
 import { quantize } from "../../kernels/quantize.ts";
 import { scan } from "../../kernels/scan.ts";
+import { tile } from "../../kernels/tile.ts";
 import type { Packing } from "../../kernels/weights.ts";
 import { broken, kernelSetup, liveBuffers } from "../kernels/harness.ts";
 
@@ -37,7 +38,15 @@ async function steps([preset, config, matrices, names]: (typeof cases)[number]) 
     const graph = new Graph(kind);
     const logits = architecture.forward(graph, new Weights());
     const { rotary } = architecture.rope;
-    const options = { packing, kv: "f16", rotary, maxBindingBytes, tuning: tuningFor(device), maxSeq: seq } as const;
+    const options = {
+      packing,
+      kv: "f16",
+      rotary,
+      maxBindingBytes,
+      tuning: tuningFor(device),
+      tileRows: tileRowsFor(device),
+      maxSeq: seq,
+    } as const;
     const plan = buildPlan(graph, logits, options);
     return [...plan.steps, ...Object.values(plan.choosers)].flatMap((step) => {
       const problem = problemOf(step.kernel, sizeOf(step, plan, options, { seq, past }));
@@ -86,11 +95,11 @@ test("a kernel that writes nothing is wrong, however small the numbers are", asy
   trial.dispose();
 });
 
-test("quantizer and scan agree with their problems", async () => {
+test("quantizer, scan and tiles agree with their problems", async () => {
   const { device, pipelines } = await kernelSetup();
   const shape = { from: "f16", to: "q4", group: 32, zero: "any", cols: 128 } as const;
-  for (const kernel of [quantize(shape), scan("f16", 300 * 128 * 2)]) {
-    const problem = problemOf(kernel, { rows: 300, cols: 128 });
+  for (const kernel of [quantize(shape), scan("f16", 300 * 128 * 2), tile(4), tile(16)]) {
+    const problem = problemOf(kernel, { rows: 300, cols: 128, tileRows: 32 });
     if (problem === undefined) throw new Error(kernel.name);
     const trial = await createTrial(device, pipelines, kernel, problem);
     expect(await trial.compare(), kernel.name).toBe(0);

@@ -504,7 +504,11 @@ async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promis
       { layout: "f32", epilogue: "none", cols, rangeRows: cols, joined },
       { lanes: 1, groups: 8, subgroup },
     );
-    const weights = { x: Float32Array.from(o), weight: identity, matrix: Uint32Array.of(0, cols, cols, cols, 0) };
+    const weights = {
+      x: Float32Array.from(o),
+      weight: identity,
+      matrix: Uint32Array.of(0, cols, cols, cols, 0, 1, cols),
+    };
     const y = shape.splits === 1 ? o : (await runKernel(reader, call, { ...weights, y: { output: cols } as const })).y;
 
     const q = Float64Array.from({ length: cols }, (_, i) => appended.q[Math.floor(i / headDim) * stride + (i % headDim)] ?? 0); // biome-ignore format: one line

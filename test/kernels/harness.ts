@@ -10,6 +10,7 @@ import { onTestFinished } from "vitest";
 import { Device, type DeviceBuffer } from "../../engine/device.ts";
 import { packQuantized } from "../../engine/formats/quantized.ts";
 import { createPipelines, type Pipelines } from "../../engine/pipelines.ts";
+import { tiled } from "../../engine/tiles.ts";
 import { type Kernel, stateSnippet } from "../../kernels/kernel.ts";
 import { groupShift, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
 import { testAdapter } from "../gpu.ts";
@@ -200,13 +201,17 @@ export interface PackedWeight {
 /** The operands of group 1 for rows first … first + rows of each of `parts` parts. */
 export function weightOperands(
   { weight, packing, cols }: { readonly weight: PackedWeight; readonly packing: Packing; readonly cols: number },
-  { first, rows, rowsTotal, parts = 1 }: { first: number; rows: number; rowsTotal: number; parts?: number },
+  range: { first: number; rows: number; rowsTotal: number; parts?: number; tileRows?: number },
 ): Record<string, Operand> {
+  const { first, rows, rowsTotal, parts = 1, tileRows = 8 } = range;
   const starts = Array.from({ length: parts }, (_, part) => part * rowsTotal + first);
+  const all = rows * parts;
+  const lay = (part: PackedWeight["words"], itemWords: number) =>
+    tiled(joined(...starts.map((start) => part(start, rows))), { rows: all, itemWords, tileRows });
   return {
-    weight: joined(...starts.map((start) => weight.words(start, rows))),
-    matrix: Uint32Array.of(first, rows, rowsTotal, cols, groupShift(packing)),
-    ...("group" in packing ? { scales: joined(...starts.map((start) => weight.scales(start, rows))) } : {}),
+    weight: lay(weight.words, weightLayouts[packing.layout].bytesPerBlock / 4),
+    matrix: Uint32Array.of(first, rows, rowsTotal, cols, groupShift(packing), tileRows, all),
+    ...("group" in packing ? { scales: lay(weight.scales, 1) } : {}),
   };
 }
 

@@ -186,6 +186,7 @@ function normalizedSquaredError(actual: Float32Array, expected: Float64Array): n
 async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe): Promise<void> {
   const { packing, epilogue, rows, cols, weights, ranges } = one;
   const parts = partsOf(epilogue);
+  const tileRows = one.tile === "gpu" ? 1 : 32;
   const weight = packedWeight(rows + cols, packing, parts * rows, cols, weights);
   const bias = randomValues(rows, parts * rows, "outliers");
   for (const [seq, mode] of calls) {
@@ -196,7 +197,7 @@ async function check(one: LinearCase, calls: typeof matmulCalls, recipe: Recipe)
       const kernel = await recipe(count);
       const operands: Record<string, Operand> = {
         x,
-        ...weightOperands({ weight, packing, cols }, { first, rows: count, rowsTotal: rows, parts }),
+        ...weightOperands({ weight, packing, cols }, { first, rows: count, rowsTotal: rows, parts, tileRows }),
         ...(epilogue.startsWith("bias") ? { bias: { vector: bias } } : {}),
         ...(epilogue.endsWith("residual") ? { residual } : {}),
         ...(epilogue === "scale_mask" ? { mask: { vector: mask } } : {}),
@@ -379,14 +380,17 @@ describe("groups that share a scale", () => {
     }
   });
 
-  test("mistakes are found: the group of a block, the zero, the order of the nibbles", async () => {
-    const [, one] = grouped;
-    if (one === undefined) throw new Error("no case");
-    for (const [from, to] of [
-      ["block >> matrix.groupShift", "block >> (matrix.groupShift + 1u)"],
-      ["vec4u(15u))) - s.y", "vec4u(15u)))"],
-      ["bits >> vec4u(4u * v)", "bits >> vec4u(4u * (v ^ 1u))"],
+  test("mistakes are found: the group of a block, the zero, the order of the nibbles, the last tile", async () => {
+    for (const [layout, from, to] of [
+      ["q4", "block >> matrix.groupShift", "block >> (matrix.groupShift + 1u)"],
+      ["q4", "vec4u(15u))) - s.y", "vec4u(15u)))"],
+      ["q4", "bits >> vec4u(4u * v)", "bits >> vec4u(4u * (v ^ 1u))"],
+      ["q8", "min(matrix.tileRows, matrix.bound - first)", "matrix.tileRows"],
     ] as const) {
+      const one = grouped.find(
+        ({ packing }) => "group" in packing && packing.layout === layout && packing.group === 64,
+      );
+      if (one === undefined) throw new Error("no case");
       const recipe: Recipe = async (rangeRows) => broken(await matvecRecipe(one)(rangeRows), from, to);
       await expect(check(one, matvecCalls, recipe)).rejects.toThrow(/elements differ/);
     }

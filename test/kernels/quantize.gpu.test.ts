@@ -22,7 +22,7 @@ async function run(shape: QuantizeShape, rows: number, weight: Uint32Array<Array
     {
       piece: Uint32Array.of(rows, 1, 0),
       weight,
-      matrix: Uint32Array.of(0, rows, rows, cols, 0),
+      matrix: Uint32Array.of(0, rows, rows, cols, 0, 1, rows),
       packed: { output: (rows + 1) * weightWords },
       scales: { output: (rows + 1) * scaleWords },
       found: { inPlace: new Uint32Array(5) },
