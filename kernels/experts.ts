@@ -34,8 +34,9 @@ const epilogues: Readonly<Record<ExpertEpilogue, URL>> = {
   weighted: new URL("./epilogues/expert_weighted.wgsl", import.meta.url),
 };
 
-function expertSnippets({ layout, cols, epilogue }: ExpertShape): readonly URL[] {
-  return [stateSnippet, ...weightSnippets(layout), ...activationSnippets(layout, cols), epilogues[epilogue]];
+function expertSnippets(shape: ExpertShape, tokens: "one" | "several"): readonly URL[] {
+  const { layout, epilogue } = shape;
+  return [stateSnippet, ...weightSnippets(layout), ...activationSnippets(shape, tokens), epilogues[epilogue]];
 }
 
 /** The first matrix reads the token, for both its choices; the second what the first made of each choice. */
@@ -71,7 +72,7 @@ export function expertMatvec(shape: ExpertShape, size: MatvecTile): Kernel {
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
     name: `expertMatvec<${shape.layout},${shape.epilogue}>`,
-    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape), ...threads.files],
+    files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape, "one"), ...threads.files],
     constants: { ...expertConstants(shape), ...threads.constants },
     tile: threads.tile,
     features: threads.features,
@@ -89,7 +90,7 @@ export function expertMatmul(shape: ExpertShape, { threads, tokens, subgroup }: 
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
     name: `expertMatmul<${shape.layout},${shape.epilogue}>`,
-    files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape), ...shared.files],
+    files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape, "several"), ...shared.files],
     constants: { ...expertConstants(shape), EXPERTS: shape.experts, THREADS: threads },
     tile: { CHOICES: choices, ...shared.tile },
     features: shared.features,

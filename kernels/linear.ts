@@ -48,10 +48,11 @@ const inputs = {
 const shared = new URL("./activations/shared.wgsl", import.meta.url);
 
 /** What matvec and matmul share of a linear: the snippets of state, weight, input and epilogue, and their constants. */
-export function linearParts({ layout, epilogue, cols, permuted, joined, constants }: LinearShape) {
-  const plain = { files: activationSnippets(layout, cols, permuted), constants: {}, tile: {} };
+export function linearParts(shape: LinearShape, tokens: "one" | "several") {
+  const { layout, epilogue, joined, constants } = shape;
+  const plain = { files: activationSnippets(shape, tokens), constants: {}, tile: {} };
   const join = joined && joinedInput(joined.heads, joined.visible, joined.split);
-  const input = join === undefined ? plain : { ...join, files: [...join.files, shared, rowsSnippet] };
+  const input = join === undefined ? plain : { ...join, files: [...join.files, shared, rowsSnippet(layout, tokens)] };
   return {
     files: [stateSnippet, ...weightSnippets(layout), ...input.files, ...epilogues[epilogue]],
     constants: { ...constants, ...input.constants },
@@ -59,10 +60,13 @@ export function linearParts({ layout, epilogue, cols, permuted, joined, constant
   };
 }
 
-/** How x is read beside a weight of `cols` columns. */
-export function activationSnippets(layout: WeightLayout, cols: number, permuted = false): readonly URL[] {
+/** How x and the rows of a weight are read, for one token or for several. */
+export function activationSnippets(
+  { layout, cols, permuted = false }: Pick<LinearShape, "layout" | "cols" | "permuted">,
+  tokens: "one" | "several",
+): readonly URL[] {
   const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
-  return [inputs[permuted ? "permuted" : order], shared, rowsSnippet];
+  return [inputs[permuted ? "permuted" : order], shared, rowsSnippet(layout, tokens)];
 }
 
 /** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */

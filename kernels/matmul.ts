@@ -13,7 +13,7 @@ export interface MatmulTile {
 
 /** y [seq, rows] = epilogue(x [seq, cols] · Wᵀ), W [rows, cols]: a linear for several tokens. */
 export function matmul(shape: LinearShape, { threads, tokens, subgroup }: MatmulTile): Kernel {
-  const parts = linearParts(shape);
+  const parts = linearParts(shape, "several");
   const shared = lanes(subgroup);
   return {
     name: `matmul<${linearVariant(shape)}>`,

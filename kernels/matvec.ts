@@ -35,7 +35,7 @@ export function matvecThreads({ lanes: rowLanes, groups, subgroup, subgroupSum =
 
 /** y [rows] = epilogue(W [rows, cols] · x [cols]): a linear for one token. */
 export function matvec(shape: LinearShape, size: MatvecTile): Kernel {
-  const parts = linearParts(shape);
+  const parts = linearParts(shape, "one");
   const threads = matvecThreads(size);
   return {
     name: `matvec<${linearVariant(shape)}>`,

@@ -61,8 +61,13 @@ export function groupShift(packing: Packing): number {
 
 const matrix = new URL("./weights/matrix.wgsl", import.meta.url);
 
-/** With which a linear reads four rows of a weight at a time. */
-export const rowsSnippet = new URL("./weights/rows.wgsl", import.meta.url);
+const rows = new URL("./weights/rows.wgsl", import.meta.url);
+const q4Rows = new URL("./weights/q4_rows.wgsl", import.meta.url);
+
+/** With which a linear reads four rows of a weight at a time, for one token or for several. */
+export function rowsSnippet(layout: WeightLayout, tokens: "one" | "several"): URL {
+  return layout === "q4" && tokens === "one" ? q4Rows : rows;
+}
 
 /** The snippets with which a kernel reads a weight of this layout, in row ranges. */
 export function weightSnippets(layout: WeightLayout): readonly URL[] {

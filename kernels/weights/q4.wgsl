@@ -6,13 +6,28 @@ const BLOCK = 32u;
 
 @group(1) @binding(0) var<storage, read> weight: array<vec4u>;
 
-fn weightBlock(row: u32, block: u32) -> Block {
-  let bits = weight[placeOf(row, block, blocksPerRow())];
+// A block as it lies.
+struct Stored {
+  bits: vec4u,
+  scale: f32,
+  zero: f32,
+}
+
+fn storedBlock(row: u32, block: u32) -> Stored {
   let s = scaleAndZero(row, block);
+  return Stored(weight[placeOf(row, block, blocksPerRow())], s.x, s.y);
+}
+
+fn storedVec(block: Stored, v: u32) -> vec4f {
+  return vec4f(vec4i((block.bits >> vec4u(4u * v)) & vec4u(15u))) - block.zero;
+}
+
+fn weightBlock(row: u32, block: u32) -> Block {
+  let stored = storedBlock(row, block);
   var out: Block;
   for (var v = 0u; v < VECS; v++) {
-    out.vecs[v] = vec4f(vec4i((bits >> vec4u(4u * v)) & vec4u(15u))) - s.y;
+    out.vecs[v] = storedVec(stored, v);
   }
-  out.scale = s.x;
+  out.scale = stored.scale;
   return out;
 }

@@ -383,8 +383,8 @@ describe("groups that share a scale", () => {
   test("mistakes are found: the group of a block, the zero, the order of the nibbles, the last tile", async () => {
     for (const [layout, from, to] of [
       ["q4", "block >> matrix.groupShift", "block >> (matrix.groupShift + 1u)"],
-      ["q4", "vec4u(15u))) - s.y", "vec4u(15u)))"],
-      ["q4", "bits >> vec4u(4u * v)", "bits >> vec4u(4u * (v ^ 1u))"],
+      ["q4", "vec4u(15u))) - block.zero", "vec4u(15u)))"],
+      ["q4", "block.bits >> vec4u(4u * v)", "block.bits >> vec4u(4u * (v ^ 1u))"],
       ["q8", "min(matrix.tileRows, matrix.bound - first)", "matrix.tileRows"],
     ] as const) {
       const one = grouped.find(
