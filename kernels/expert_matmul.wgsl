@@ -33,20 +33,13 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   var sums: array<array<vec4f, CHOICES>, PARTS>;  // four rows each
   for (var p = begin(); p < PARTS; p++) {
     for (var block = begin(); block < blocks; block += LOADED) {
-      var w: array<Rows, LOADED>;
-      for (var b = 0u; b < LOADED; b++) {
-        w[b] = loadRows(rows + p * matrix.rows, min(block + b, blocks - 1u));
-      }
+      let w = loadBlocks(rows + p * matrix.rows, block);
       for (var c = begin(); c < CHOICES; c++) {
         if (!UNROLL && firstChoice + c >= count) {
           break;
         }
         let own = loadInput(groups[list + min(firstChoice + c, count - 1u)] / CHOICES_PER_X, block * VECS + place);
-        var sum = vec4f();
-        for (var b = 0u; b < LOADED; b++) {
-          sum += blockSums(w[b], own, b * VECS);
-        }
-        sums[p][c] += sum;
+        sums[p][c] += loadSums(w, own);
       }
     }
   }

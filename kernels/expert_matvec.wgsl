@@ -30,11 +30,11 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   var own: Input;
   var sums: array<vec4f, PARTS>;  // four rows each
   for (var block = lane + begin(); block < blocks; block += LANES) {
-    if (block % LOADED == 0u) {
+    if (firstVec(block) == 0u) {
       own = loadInput(choice / CHOICES_PER_X, block * VECS + place);
     }
     for (var p = 0u; p < PARTS; p++) {
-      sums[p] += blockSums(loadRows(rows + p * matrix.rows, block), own, block % LOADED * VECS);
+      sums[p] += blockSums(loadRows(rows + p * matrix.rows, block), own, firstVec(block));
     }
   }
 

@@ -2,7 +2,7 @@
 
 import { type HeadShape, joinedInput, type Splits, type Visible } from "./attention.ts";
 import { stateSnippet } from "./kernel.ts";
-import { rowsSnippet, type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
+import { rowsSnippets, type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
 
 /** What a linear does with its sum before it stores it. */
 export type Epilogue =
@@ -52,7 +52,8 @@ export function linearParts(shape: LinearShape, tokens: "one" | "several") {
   const { layout, epilogue, joined, constants } = shape;
   const plain = { files: activationSnippets(shape, tokens), constants: {}, tile: {} };
   const join = joined && joinedInput(joined.heads, joined.visible, joined.split);
-  const input = join === undefined ? plain : { ...join, files: [...join.files, shared, rowsSnippet(layout, tokens)] };
+  const input =
+    join === undefined ? plain : { ...join, files: [...join.files, shared, ...rowsSnippets(layout, tokens)] };
   return {
     files: [stateSnippet, ...weightSnippets(layout), ...input.files, ...epilogues[epilogue]],
     constants: { ...constants, ...input.constants },
@@ -66,7 +67,7 @@ export function activationSnippets(
   tokens: "one" | "several",
 ): readonly URL[] {
   const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
-  return [inputs[permuted ? "permuted" : order], shared, rowsSnippet(layout, tokens)];
+  return [inputs[permuted ? "permuted" : order], shared, ...rowsSnippets(layout, tokens)];
 }
 
 /** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */

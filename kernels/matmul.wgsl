@@ -21,20 +21,13 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) threa
   var sums: array<array<vec4f, TOKENS>, PARTS>;  // four rows each
   for (var p = begin(); p < PARTS; p++) {
     for (var block = begin(); block < blocks; block += LOADED) {
-      var w: array<Rows, LOADED>;
-      for (var b = 0u; b < LOADED; b++) {
-        w[b] = loadRows(rows + p * matrix.rows, min(block + b, blocks - 1u));
-      }
+      let w = loadBlocks(rows + p * matrix.rows, block);
       for (var t = begin(); t < TOKENS; t++) {
         if (!UNROLL && firstToken + t >= state.seq) {
           break;
         }
         let own = loadInput(min(firstToken + t, state.seq - 1u), block * VECS + place);
-        var sum = vec4f();
-        for (var b = 0u; b < LOADED; b++) {
-          sum += blockSums(w[b], own, b * VECS);
-        }
-        sums[p][t] += sum;
+        sums[p][t] += loadSums(w, own);
       }
     }
   }

@@ -63,10 +63,11 @@ const matrix = new URL("./weights/matrix.wgsl", import.meta.url);
 
 const rows = new URL("./weights/rows.wgsl", import.meta.url);
 const q4Rows = new URL("./weights/q4_rows.wgsl", import.meta.url);
+const sums = [new URL("./weights/sums.wgsl", import.meta.url), new URL("./weights/loads.wgsl", import.meta.url)];
 
-/** With which a linear reads four rows of a weight at a time, for one token or for several. */
-export function rowsSnippet(layout: WeightLayout, tokens: "one" | "several"): URL {
-  return layout === "q4" && tokens === "one" ? q4Rows : rows;
+/** With which a linear reads and multiplies four rows of a weight at a time, for one token or for several. */
+export function rowsSnippets(layout: WeightLayout, tokens: "one" | "several"): readonly URL[] {
+  return [layout === "q4" && tokens === "one" ? q4Rows : rows, ...sums];
 }
 
 /** The snippets with which a kernel reads a weight of this layout, in row ranges. */

@@ -19,5 +19,8 @@ fn loadInput(row: u32, vec: u32) -> Input {
 
 // Vector `at` of a load.
 fn sharedVec(own: Input, at: u32) -> vec4f {
+  if (OWN == 1u) {
+    return fromLane(own[0], at % SUBGROUP);
+  }
   return fromLane(own[at / SUBGROUP], at % SUBGROUP);
 }

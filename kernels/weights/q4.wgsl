@@ -24,10 +24,8 @@ fn storedVec(block: Stored, v: u32) -> vec4f {
 
 fn weightBlock(row: u32, block: u32) -> Block {
   let stored = storedBlock(row, block);
-  var out: Block;
-  for (var v = 0u; v < VECS; v++) {
-    out.vecs[v] = storedVec(stored, v);
-  }
-  out.scale = stored.scale;
-  return out;
+  let vecs = array<vec4f, VECS>(
+    storedVec(stored, 0u), storedVec(stored, 1u), storedVec(stored, 2u), storedVec(stored, 3u),
+    storedVec(stored, 4u), storedVec(stored, 5u), storedVec(stored, 6u), storedVec(stored, 7u));
+  return Block(vecs, stored.scale);
 }

@@ -8,11 +8,6 @@ fn loadRows(rows: vec4u, block: u32) -> Rows {
     storedBlock(rows.x, block), storedBlock(rows.y, block), storedBlock(rows.z, block), storedBlock(rows.w, block));
 }
 
-// sum over the block's columns k of W[r, k] * x[k], of the four rows r; the block's first vector of x is vector `at` of a load
-fn blockSums(w: Rows, own: Input, at: u32) -> vec4f {
-  var sums = vec4f();
-  for (var v = 0u; v < VECS; v++) {
-    sums += sharedVec(own, at + v) * mat4x4f(storedVec(w[0], v), storedVec(w[1], v), storedVec(w[2], v), storedVec(w[3], v));
-  }
-  return sums * vec4f(w[0].scale, w[1].scale, w[2].scale, w[3].scale);
+fn vecSums(w: Rows, own: Input, at: u32, v: u32) -> vec4f {
+  return sharedVec(own, at + v) * mat4x4f(storedVec(w[0], v), storedVec(w[1], v), storedVec(w[2], v), storedVec(w[3], v));
 }

@@ -7,12 +7,15 @@ const BLOCK = 32u;
 
 fn weightBlock(row: u32, block: u32) -> Block {
   let at = 2u * placeOf(row, block, blocksPerRow());
-  let halves = array<vec4u, 2>(weight[at], weight[at + 1u]);
+  let low = weight[at];
+  let high = weight[at + 1u];
   let s = scaleAndZero(row, block);
-  var out: Block;
-  for (var v = 0u; v < VECS; v++) {
-    out.vecs[v] = vec4f(vec4i((halves[v / 4u] >> vec4u(8u * (v % 4u))) & vec4u(255u))) - s.y;
-  }
-  out.scale = s.x;
-  return out;
+  let vecs = array<vec4f, VECS>(
+    bytes(low, 0u) - s.y, bytes(low, 1u) - s.y, bytes(low, 2u) - s.y, bytes(low, 3u) - s.y,
+    bytes(high, 0u) - s.y, bytes(high, 1u) - s.y, bytes(high, 2u) - s.y, bytes(high, 3u) - s.y);
+  return Block(vecs, s.x);
+}
+
+fn bytes(bits: vec4u, v: u32) -> vec4f {
+  return vec4f(vec4i((bits >> vec4u(8u * v)) & vec4u(255u)));
 }
