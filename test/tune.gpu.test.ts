@@ -158,7 +158,7 @@ describe("a candidate of matmul", () => {
   }
 
   test("that computes wrong numbers is caught, named, and never chosen", async () => {
-    const changed = await tuneChanged("sums[p][t] += sum", "sums[p][t] = sum");
+    const changed = await tuneChanged("sums[p][t] += loadSums", "sums[p][t] = loadSums");
     for (const one of changed) expect(one).toMatchObject({ result: "wrong numbers" });
   });
 
