@@ -163,6 +163,14 @@ export class Device {
     return this.gpu.createShaderModule({ label, code: this.#options.shader?.(label, code) ?? code });
   }
 
+  /** Whether shaders may use a language feature of WGSL: with `features: "none"` no optional one. */
+  async hasLanguageFeature(name: string): Promise<boolean> {
+    if (this.#options.features === "none") return false;
+    this.gpu.pushErrorScope("validation");
+    this.createShaderModule(`requires ${name}`, `requires ${name};`);
+    return (await this.#guard(this.gpu.popErrorScope(), `requires ${name}`)) === null;
+  }
+
   /** Compiles a pipeline. A kernel that does not compile is our own bug: PhiError "internal" with the compiler's words. */
   async createComputePipeline(
     descriptor: GPUComputePipelineDescriptor & { label: string },

@@ -216,10 +216,42 @@ function packPlain(layout: PlainLayout, values: Float32Array, cols: number): Dat
 const silu = (n: number) => n / (1 + Math.exp(-n));
 const geluNew = (n: number) => 0.5 * n * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (n + 0.044715 * n ** 3)));
 
-function linear(kernel: Kernel, size: ProblemSize): Problem {
+/** A linear's operands as its name has them (`linearVariant`). */
+function linearForm(kernel: Kernel) {
   const [form = "", epilogue = ""] = variant(kernel);
-  const [layout, order] = form.split(" ") as [WeightLayout, string?];
-  const joined = order === "joined" ? dividedAt(kernel, size) : undefined;
+  const [layout, ...words] = form.split(" ") as [WeightLayout, ...string[]];
+  const [isInt8, isPermuted, isJoined] = ["int8", "permuted", "joined"].map((word) => words.includes(word));
+  return { layout, epilogue, isInt8, isPermuted, isJoined };
+}
+
+/** The input of a linear [count / cols, cols] as it is multiplied: kernels/activations/int8.wgsl. `at` are stored columns. */
+function int8Values(x: ArrayLike<number>, cols: number, perm: (column: number) => number): Float64Array {
+  const { blockCols } = weightLayouts.q8;
+  const out = new Float64Array(x.length);
+  for (let row = 0; row < x.length; row += cols) {
+    for (let first = 0; first < cols; first += blockCols) {
+      const length = Math.min(blockCols, cols - first);
+      const block = Array.from({ length }, (_, k) => row + perm(first + k));
+      const step = Math.max(...block.map((i) => Math.abs(at(x, i)))) / 127;
+      for (const i of block) out[i] = step === 0 ? 0 : step * Math.round(at(x, i) / step);
+    }
+  }
+  return out;
+}
+
+/** Numbers that int8 has nearly exactly, where every block of columns begins with the largest: no rounding is in doubt. */
+function int8Numbers(seed: number, count: number, cols: number, perm: (column: number) => number) {
+  const out = numbers(seed, count).map((n) => Math.round(127 * n) / 127);
+  const { blockCols } = weightLayouts.q8;
+  for (let row = 0; row < count; row += cols) {
+    for (let first = 0; first < cols; first += blockCols) out[row + perm(first)] = 1;
+  }
+  return out;
+}
+
+function linear(kernel: Kernel, size: ProblemSize): Problem {
+  const { layout, epilogue, isInt8, isPermuted, isJoined } = linearForm(kernel);
+  const joined = isJoined ? dividedAt(kernel, size) : undefined;
   const seq = kernel.name.startsWith("matvec") ? 1 : (size.seq ?? 5);
   const parts = epilogue === "gated_silu" || epilogue === "bias_gegelu" ? 2 : 1;
   const rows = size.rows ?? 37;
@@ -227,24 +259,29 @@ function linear(kernel: Kernel, size: ProblemSize): Problem {
     ? constant(kernel, "HEADS") * constant(kernel, "HEAD_DIM")
     : (size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203));
   const { row: weight, inputs } = packed(layout, { ...size, rows, parts, cols });
-  const given = thirds(1, joined ? joined.splits * (cols + 4 * constant(kernel, "HEADS")) : seq * cols);
+  // Stored column k belongs to input cols - 1 - k; the padding's entries lie past the input.
+  const inputOf = (column: number) => (isPermuted && column < cols ? cols - 1 - column : column);
+  const given = joined
+    ? thirds(1, joined.splits * (cols + 4 * constant(kernel, "HEADS")))
+    : isInt8
+      ? int8Numbers(1, seq * cols, cols, inputOf)
+      : thirds(1, seq * cols);
   if (joined) for (let i = joined.splits * cols; i < given.length; i++) given[i] = 2 + at(given, i); // (top, mass)
   const join =
     joined && joinParts(constant(kernel, "HEADS"), constant(kernel, "HEAD_DIM"), joined.splits, joined.count);
-  const x = join ? Float64Array.from({ length: cols }, (_, i) => join(given, i)) : given;
+  const floats = join ? Float64Array.from({ length: cols }, (_, i) => join(given, i)) : given;
+  const x = isInt8 ? int8Values(floats, cols, inputOf) : floats;
   const bias = numbers(6, rows * parts);
   const residual = numbers(7, seq * rows);
   const mask = numbers(8, rows);
-  // Stored column k belongs to input cols - 1 - k; the padding's entries lie past the input.
-  const perm =
-    order === "permuted"
-      ? Uint32Array.from({ length: permutationBytes("q4", cols) / 4 }, (_, k) => (k < cols ? cols - 1 - k : k))
-      : undefined;
+  const perm = isPermuted
+    ? Uint32Array.from({ length: permutationBytes("q4", cols) / 4 }, (_, k) => inputOf(k))
+    : undefined;
 
   const sum = (token: number, row: number): number => {
     const own = weight(row);
     let total = 0;
-    for (let k = 0; k < cols; k++) total += at(own, k) * at(x, token * cols + (perm === undefined ? k : cols - 1 - k));
+    for (let k = 0; k < cols; k++) total += at(own, k) * at(x, token * cols + inputOf(k));
     return total;
   };
   const result = (token: number, row: number): number => {
@@ -621,7 +658,7 @@ function chooser(sampling: SamplingOptions, { vocab = 3000 }: ProblemSize): Prob
 
 /** The first rows of all experts' are bound; where the size is small, those of expert 1. */
 function expertLinear(kernel: Kernel, size: ProblemSize): Problem {
-  const [layout = "f32", epilogue = ""] = variant(kernel) as [WeightLayout, string];
+  const { layout, epilogue, isInt8 } = linearForm(kernel);
   const isMatvec = kernel.name.startsWith("expertMatvec");
   const seq = isMatvec ? 1 : (size.seq ?? 5);
   const parts = epilogue === "gated_silu" ? 2 : 1;
@@ -633,7 +670,9 @@ function expertLinear(kernel: Kernel, size: ProblemSize): Problem {
   const cols = size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203);
   const bound = { rows, parts, cols, group: size.group, first, rowsTotal: experts * expertRows };
   const { row: weight, inputs } = packed(layout, bound);
-  const x = thirds(1, ((2 * seq) / perX) * cols);
+  const count = ((2 * seq) / perX) * cols;
+  const given = isInt8 ? int8Numbers(1, count, cols, (column) => column) : thirds(1, count);
+  const x = isInt8 ? int8Values(given, cols, (column) => column) : given;
   const weights = numbers(2, 2 * seq);
   const expertOf = (choice: number) => ((choice >> 1) + choice + 1) % routed;
   const routing = Float32Array.from({ length: 4 * seq }, (_, i) =>
@@ -657,9 +696,9 @@ function expertLinear(kernel: Kernel, size: ProblemSize): Problem {
     };
     return parts === 2 ? silu(sum(row)) * sum(rows + row) : at(weights, choice) * sum(row);
   };
-  const count = 2 * seq * expertRows;
-  const outputs = { y: { words: count, count, expected, tolerance } };
-  return { seq, past: 0, kvRows: 1, inputs: { x, ...inputs, routing, groups }, outputs };
+  const results = 2 * seq * expertRows;
+  const outputs = { y: { words: results, count: results, expected, tolerance } };
+  return { seq, past: 0, kvRows: 1, inputs: { x: given, ...inputs, routing, groups }, outputs };
 }
 
 function sparsemixer(kernel: Kernel, { seq = 3 }: ProblemSize): Problem {

@@ -2,10 +2,10 @@
 
 import { foldedGrid, type Kernel, stateSnippet } from "./kernel.ts";
 import { lanes } from "./lanes.ts";
-import { activationSnippets } from "./linear.ts";
+import { activationSnippets, type LinearFormats, linearVariant } from "./linear.ts";
 import type { MatmulTile } from "./matmul.ts";
 import { type MatvecTile, matvecThreads } from "./matvec.ts";
-import { type WeightLayout, weightSnippets } from "./weights.ts";
+import { weightSnippets } from "./weights.ts";
 
 /** Experts that a token takes: sparsemixer chooses two. */
 export const choicesPerToken = 2;
@@ -18,8 +18,7 @@ export function groupColumns(experts: number): number {
 /** What becomes of an expert's sums: the gated activation of its first matrix, or the weighted result of its second. */
 export type ExpertEpilogue = "gated_silu" | "weighted";
 
-export interface ExpertShape {
-  readonly layout: WeightLayout;
+export interface ExpertShape extends LinearFormats {
   readonly epilogue: ExpertEpilogue;
   readonly experts: number;
   /** Rows of one expert, in each part. */
@@ -71,7 +70,7 @@ export function expertMatvec(shape: ExpertShape, size: MatvecTile): Kernel {
   const threads = matvecThreads(size);
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
-    name: `expertMatvec<${shape.layout},${shape.epilogue}>`,
+    name: `expertMatvec<${linearVariant(shape)}>`,
     files: [new URL("./expert_matvec.wgsl", import.meta.url), ...expertSnippets(shape, "one"), ...threads.files],
     constants: { ...expertConstants(shape), ...threads.constants },
     tile: threads.tile,
@@ -89,7 +88,7 @@ export function expertMatmul(shape: ExpertShape, { threads, tokens, subgroup }: 
   const choices = Math.min(tokens, mostChoices);
   const rows = Math.min(shape.expertRows, shape.rangeRows);
   return {
-    name: `expertMatmul<${shape.layout},${shape.epilogue}>`,
+    name: `expertMatmul<${linearVariant(shape)}>`,
     files: [new URL("./expert_matmul.wgsl", import.meta.url), ...expertSnippets(shape, "several"), ...shared.files],
     constants: { ...expertConstants(shape), EXPERTS: shape.experts, THREADS: threads },
     tile: { CHOICES: choices, ...shared.tile },

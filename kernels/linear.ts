@@ -2,7 +2,7 @@
 
 import { type HeadShape, joinedInput, type Splits, type Visible } from "./attention.ts";
 import { stateSnippet } from "./kernel.ts";
-import { rowsSnippets, type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
+import { loadsSnippet, rowsSnippets, type WeightLayout, weightLayouts, weightSnippets } from "./weights.ts";
 
 /** What a linear does with its sum before it stores it. */
 export type Epilogue =
@@ -15,8 +15,16 @@ export type Epilogue =
   | "gated_silu"
   | "scale_mask";
 
-export interface LinearShape {
+/** What a linear on integer weights makes of its input: nothing, or int8 with a step for each block of columns. */
+export type ActivationFormat = "f32" | "int8";
+
+/** A weight's layout, and what its input becomes; default f32, as it is for a plain layout in any case. */
+export interface LinearFormats {
   readonly layout: WeightLayout;
+  readonly activations?: ActivationFormat | undefined;
+}
+
+export interface LinearShape extends LinearFormats {
   readonly epilogue: Epilogue;
   readonly cols: number;
   /** Rows of the output that this dispatch computes: the weight's row range. */
@@ -46,14 +54,22 @@ const inputs = {
   permuted: new URL("./activations/permuted.wgsl", import.meta.url),
 };
 const shared = new URL("./activations/shared.wgsl", import.meta.url);
+const int8 = new URL("./activations/int8.wgsl", import.meta.url);
+
+/** How threads load x and four rows of the weight, and multiply a block of both. */
+function loadSnippets({ layout, activations }: LinearFormats, tokens: "one" | "several"): readonly URL[] {
+  const { words } = weightLayouts[layout];
+  return activations === "int8" && words !== undefined
+    ? [int8, words, loadsSnippet]
+    : [shared, ...rowsSnippets(layout, tokens)];
+}
 
 /** What matvec and matmul share of a linear: the snippets of state, weight, input and epilogue, and their constants. */
 export function linearParts(shape: LinearShape, tokens: "one" | "several") {
   const { layout, epilogue, joined, constants } = shape;
   const plain = { files: activationSnippets(shape, tokens), constants: {}, tile: {} };
   const join = joined && joinedInput(joined.heads, joined.visible, joined.split);
-  const input =
-    join === undefined ? plain : { ...join, files: [...join.files, shared, ...rowsSnippets(layout, tokens)] };
+  const input = join === undefined ? plain : { ...join, files: [...join.files, ...loadSnippets(shape, tokens)] };
   return {
     files: [stateSnippet, ...weightSnippets(layout), ...input.files, ...epilogues[epilogue]],
     constants: { ...constants, ...input.constants },
@@ -63,14 +79,17 @@ export function linearParts(shape: LinearShape, tokens: "one" | "several") {
 
 /** How x and the rows of a weight are read, for one token or for several. */
 export function activationSnippets(
-  { layout, cols, permuted = false }: Pick<LinearShape, "layout" | "cols" | "permuted">,
+  shape: LinearFormats & Pick<LinearShape, "cols" | "permuted">,
   tokens: "one" | "several",
 ): readonly URL[] {
-  const order = cols % weightLayouts[layout].blockCols === 0 ? "aligned" : "ragged";
-  return [inputs[permuted ? "permuted" : order], shared, ...rowsSnippets(layout, tokens)];
+  const order = shape.cols % weightLayouts[shape.layout].blockCols === 0 ? "aligned" : "ragged";
+  return [inputs[shape.permuted ? "permuted" : order], ...loadSnippets(shape, tokens)];
 }
 
-/** What a linear's name says of its operands, e.g. `q4,bias` or `q4 permuted,none`. */
-export function linearVariant({ layout, epilogue, permuted, joined }: LinearShape): string {
-  return `${layout}${permuted ? " permuted" : ""}${joined ? " joined" : ""},${epilogue}`;
+/** What the name of a linear, or of an expert's, says of its operands: `q4,bias`, `q4 int8,bias` or `q4 permuted,none`. */
+export function linearVariant(
+  shape: LinearFormats & Pick<LinearShape, "permuted" | "joined"> & { readonly epilogue: string },
+): string {
+  const int8Input = loadSnippets(shape, "one").includes(int8) ? " int8" : "";
+  return `${shape.layout}${int8Input}${shape.permuted ? " permuted" : ""}${shape.joined ? " joined" : ""},${shape.epilogue}`;
 }

@@ -24,6 +24,8 @@ export type Packing =
 
 interface LayoutDescription {
   readonly snippet: URL;
+  /** Reads a block as words of four integers, where it can be. */
+  readonly words?: URL;
   /** Columns that are read at once; rows are padded with zeros to a multiple. */
   readonly blockCols: number;
   readonly bytesPerBlock: number;
@@ -33,8 +35,18 @@ export const weightLayouts: Readonly<Record<WeightLayout, LayoutDescription>> = 
   f32: { snippet: new URL("./weights/f32.wgsl", import.meta.url), blockCols: 8, bytesPerBlock: 32 },
   f16: { snippet: new URL("./weights/f16.wgsl", import.meta.url), blockCols: 8, bytesPerBlock: 16 },
   bf16: { snippet: new URL("./weights/bf16.wgsl", import.meta.url), blockCols: 8, bytesPerBlock: 16 },
-  q4: { snippet: new URL("./weights/q4.wgsl", import.meta.url), blockCols: 32, bytesPerBlock: 16 },
-  q8: { snippet: new URL("./weights/q8.wgsl", import.meta.url), blockCols: 32, bytesPerBlock: 32 },
+  q4: {
+    snippet: new URL("./weights/q4.wgsl", import.meta.url),
+    words: new URL("./weights/q4_words.wgsl", import.meta.url),
+    blockCols: 32,
+    bytesPerBlock: 16,
+  },
+  q8: {
+    snippet: new URL("./weights/q8.wgsl", import.meta.url),
+    words: new URL("./weights/q8_words.wgsl", import.meta.url),
+    blockCols: 32,
+    bytesPerBlock: 32,
+  },
 };
 
 /** Bytes of one row of `cols` columns, padding included; scales lie in a buffer of their own. */
@@ -63,11 +75,14 @@ const matrix = new URL("./weights/matrix.wgsl", import.meta.url);
 
 const rows = new URL("./weights/rows.wgsl", import.meta.url);
 const q4Rows = new URL("./weights/q4_rows.wgsl", import.meta.url);
-const sums = [new URL("./weights/sums.wgsl", import.meta.url), new URL("./weights/loads.wgsl", import.meta.url)];
+const sums = new URL("./weights/sums.wgsl", import.meta.url);
+
+/** The blocks that one load of a linear's input is for. */
+export const loadsSnippet = new URL("./weights/loads.wgsl", import.meta.url);
 
 /** With which a linear reads and multiplies four rows of a weight at a time, for one token or for several. */
 export function rowsSnippets(layout: WeightLayout, tokens: "one" | "several"): readonly URL[] {
-  return [layout === "q4" && tokens === "one" ? q4Rows : rows, ...sums];
+  return [layout === "q4" && tokens === "one" ? q4Rows : rows, sums, loadsSnippet];
 }
 
 /** The snippets with which a kernel reads a weight of this layout, in row ranges. */

@@ -17,6 +17,7 @@ import {
   gegelu,
   geluNew,
   headNorm,
+  int8Blocks,
   layerNorm,
   linear,
   longropeAttentionFactor,
@@ -33,6 +34,23 @@ const exact = { atol: 1e-14, why: "float64 rounding" };
 const f64 = (...values: number[]): Float64Array => Float64Array.from(values);
 
 describe("reference ops", () => {
+  test("int8Blocks: 32 columns a step, the last ones with their own", () => {
+    const x = f64(...Array.from({ length: 34 }, (_, i) => (i < 32 ? 127 - 8 * i : i - 33)));
+    const { values, steps } = int8Blocks(x, { seq: 1, cols: 34 });
+    expectClose(values.subarray(0, 32), x.subarray(0, 32), {
+      ...exact,
+      atol: 1e-5,
+      shape: [32],
+      why: "the step in float32",
+    });
+    expect(steps[31]).toBe(Math.fround(127 * Math.fround(1 / 127)));
+    expect(steps[33]).toBe(Math.fround(1 / 127));
+    expect(values[32]).toBe(-127 * Math.fround(1 / 127));
+    expect(int8Blocks(f64(254, 3, 2.9, -3.1), { seq: 1, cols: 4 }).values.map(Math.round)).toEqual(f64(254, 4, 2, -4));
+    expect(int8Blocks(f64(254, 3.00001), { seq: 1, cols: 2 }).isDoubtful).toEqual([false, true]);
+    expect([...int8Blocks(f64(0, 0, 2 ** -127), { seq: 1, cols: 3 }).values]).toEqual([0, 0, 2 ** -126]);
+  });
+
   test("embed picks rows", () => {
     expect([...embed(f64(0, 1, 10, 11, 20, 21), [2, 0, 2], { hidden: 2 })]).toEqual([20, 21, 0, 1, 20, 21]);
     expect(() => embed(f64(0, 1), [1], { hidden: 2 })).toThrow(RangeError);

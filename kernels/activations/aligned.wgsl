@@ -5,3 +5,7 @@
 fn inputVec(token: u32, vec: u32) -> vec4f {
   return x[token * (matrix.cols / 4u) + vec];
 }
+
+fn inputElement(token: u32, column: u32) -> f32 {
+  return x[token * (matrix.cols / 4u) + column / 4u][column % 4u];
+}

@@ -12,3 +12,7 @@ fn inputVec(token: u32, vec: u32) -> vec4f {
   let k = perm[vec];
   return vec4f(inputAt(token, k.x), inputAt(token, k.y), inputAt(token, k.z), inputAt(token, k.w));
 }
+
+fn inputElement(token: u32, column: u32) -> f32 {
+  return inputAt(token, perm[column / 4u][column % 4u]);
+}

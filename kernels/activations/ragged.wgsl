@@ -10,3 +10,7 @@ fn inputVec(token: u32, vec: u32) -> vec4f {
   let k = vec * 4u;
   return vec4f(inputAt(token, k), inputAt(token, k + 1u), inputAt(token, k + 2u), inputAt(token, k + 3u));
 }
+
+fn inputElement(token: u32, column: u32) -> f32 {
+  return inputAt(token, column);
+}

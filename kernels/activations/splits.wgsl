@@ -27,3 +27,7 @@ fn inputVec(token: u32, vec: u32) -> vec4f {
   }
   return sum / mass;
 }
+
+fn inputElement(token: u32, column: u32) -> f32 {
+  return inputVec(token, column / 4u)[column % 4u];
+}

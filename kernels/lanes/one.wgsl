@@ -9,3 +9,11 @@ fn ownLane() -> u32 {
 fn fromLane(v: vec4f, lane: u32) -> vec4f {
   return v;
 }
+
+fn wordFromLane(word: u32, lane: u32) -> u32 {
+  return word;
+}
+
+fn otherLane(word: u32, mask: u32) -> u32 {
+  return word;
+}

@@ -9,3 +9,12 @@ fn ownLane() -> u32 {
 fn fromLane(v: vec4f, lane: u32) -> vec4f {
   return subgroupShuffle(v, lane);
 }
+
+fn wordFromLane(word: u32, lane: u32) -> u32 {
+  return subgroupShuffle(word, lane);
+}
+
+// The word of the thread whose place differs in the bits of `mask`.
+fn otherLane(word: u32, mask: u32) -> u32 {
+  return subgroupShuffleXor(word, mask);
+}

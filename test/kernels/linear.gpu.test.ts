@@ -32,6 +32,7 @@ const epilogues: readonly Epilogue[] = ["none", "bias", "residual", "bias_residu
 interface LinearCase {
   readonly packing: Packing;
   readonly epilogue: Epilogue;
+  readonly activations?: "int8";
   readonly rows: number;
   readonly cols: number;
   /** How a software adapter shares out the work, with the loads of x shared within subgroups or not, or how a GPU does. */
@@ -98,9 +99,9 @@ const matvecCalls = matmulCalls.map(([, mode]) => [1, mode] as const);
  *   scale_mask a power of two, so that only the addition of the mask rounds
  */
 function linearReference(
-  { packing, epilogue, rows, cols }: LinearCase,
+  { packing, epilogue, activations, rows, cols }: LinearCase,
   seq: number,
-  x: Float32Array,
+  given: Float32Array,
   weight: Float32Array,
   bias: Float32Array,
   residual: Float32Array,
@@ -109,11 +110,18 @@ function linearReference(
   const hasBias = epilogue.startsWith("bias");
   // Of one product and the bias; a quantized weight is rounded at the difference, the scale and in our own values too.
   const roundings = "group" in packing ? 5 : 2;
+  const blocks = activations === "int8" ? reference.int8Blocks(given, { seq, cols }) : undefined;
+  const x: reference.Numbers = blocks?.values ?? given;
+  const sizes = weight.map(Math.abs);
   const sums = reference.linear(x, weight, shape, hasBias ? { bias } : {});
-  const magnitudes = reference.linear(x.map(Math.abs), weight.map(Math.abs), shape, hasBias ? { bias: bias.map(Math.abs) } : {}); // biome-ignore format: one line
-  const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const magnitudes = reference.linear(x.map(Math.abs), sizes, shape, hasBias ? { bias: bias.map(Math.abs) } : {});
+  // A number next to a half may be rounded to either side: the division before it has 2.5 ULP.
+  const doubts = blocks?.isDoubtful.includes(true)
+    ? reference.linear(blocks.steps.map((step, i) => (blocks.isDoubtful[i] ? step : 0)), sizes, shape)
+    : undefined; // biome-ignore format: one value
+  const largest = (values: Iterable<number>) => [...values].reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const flushed = smallest * cols * (1 + largest(x) + largest(weight));
-  const sumError = (i: number) => (cols + roundings) * u * (magnitudes[i] ?? 0) + flushed;
+  const sumError = (i: number) => (cols + roundings) * u * (magnitudes[i] ?? 0) + flushed + (doubts?.[i] ?? 0);
   const sum = (i: number) => sums[i] ?? Number.NaN;
 
   switch (epilogue) {
@@ -233,8 +241,9 @@ const matmulTiles = {
   gpu: { threads: 64, tokens: 8, subgroup: 1 },
 };
 
-const shapeOf = ({ packing, epilogue, cols }: LinearCase, rangeRows: number): LinearShape => ({
+const shapeOf = ({ packing, epilogue, activations, cols }: LinearCase, rangeRows: number): LinearShape => ({
   layout: packing.layout,
+  activations,
   epilogue,
   cols,
   rangeRows,
@@ -393,6 +402,102 @@ describe("groups that share a scale", () => {
       if (one === undefined) throw new Error("no case");
       const recipe: Recipe = async (rangeRows) => broken(await matvecRecipe(one)(rangeRows), from, to);
       await expect(check(one, matvecCalls, recipe)).rejects.toThrow(/elements differ/);
+    }
+  });
+});
+
+const hasIntegerDot = await (await kernelSetup()).device.hasLanguageFeature("packed_4x8_integer_dot_product");
+if (!hasIntegerDot) console.warn("NOT TESTED: int8 activations (no packed_4x8_integer_dot_product)");
+
+/** Both layouts of integers, the ways to share out the work, sizes with and without a last block that is not whole. */
+const int8Cases: readonly LinearCase[] = (["q4", "q8"] as const).flatMap(
+  (layout, l) =>
+  (["none", "bias_residual", "gated_silu"] as const).map((epilogue, e) => ({
+    packing: { layout, group: ([32, 64, 128] as const)[(l + e) % 3] ?? 32 },
+    activations: "int8",
+    epilogue,
+    rows: 65,
+    cols: [576, 63, 96][(2 * l + e) % 3] ?? 8,
+    tile: (["shared", "gpu", "software"] as const)[e] ?? "gpu",
+    weights: (["normal", "outliers"] as const)[e % 2] ?? "normal",
+    ranges: [[0, 65], [33, 32]],
+  })), // biome-ignore format: one case
+);
+
+describe.skipIf(!hasIntegerDot)("int8 activations", () => {
+  test.each(int8Cases)(title, async (one) => {
+    await check(one, matvecCalls, matvecRecipe(one));
+    await check(one, matmulCalls, matmulRecipe(one));
+  });
+
+  const one: LinearCase = { ...plain, packing: { layout: "q4", group: 32 }, activations: "int8", tile: "shared" };
+
+  /** Rows of the product of one token. */
+  async function run(x: Float32Array<ArrayBuffer>, at: LinearCase = one): Promise<Float32Array> {
+    const { packing, rows, cols } = at;
+    const weight = packedWeight(1, packing, rows, cols);
+    const operands = { x, ...weightOperands({ weight, packing, cols }, { first: 0, rows, rowsTotal: rows }) };
+    const kernel = await matvecRecipe(at)(rows);
+    return (await runKernel(kernel, { seq: 1 }, { ...operands, y: { output: rows } })).y;
+  }
+
+  test("numbers of any size: near the largest float, beside zeros, around the smallest", async () => {
+    const { packing, rows, cols } = one;
+    const { values } = packedWeight(1, packing, rows, cols);
+    const x = randomValues(1, cols);
+    for (const factor of [1e30, 1e-30, 2 ** -118, 2 ** -124, 2 ** -130]) {
+      const given = x.map((value, i) => (i === 3 ? 2 : value) * factor);
+      const { expected, bound } = linearReference(one, 1, given, values, new Float32Array(), new Float32Array());
+      expectWithin(await run(given), expected, bound, { shape: [rows], what: `x times ${factor}` });
+    }
+    expect([...(await run(new Float32Array(cols)))]).toEqual(Array.from({ length: rows }, () => 0));
+  });
+
+  test("NaN and infinity become no number, in whichever thread they are loaded", async () => {
+    for (const tile of ["shared", "software", "gpu"] as const) {
+      for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+        for (const column of [0, 13, 31, 62]) {
+          const x = randomValues(3, one.cols);
+          x[column] = bad;
+          const y = await run(x, { ...one, tile });
+          expect([...y].filter(Number.isFinite), `${bad} at ${column}, ${tile}`).toEqual([]);
+        }
+      }
+    }
+  });
+
+  test("the product is as near to that of the floats as half a step allows", async () => {
+    for (const { packing } of int8Cases.slice(2, 4)) {
+      const [rows, cols] = [65, 576];
+      const x = randomValues(5, cols, "outliers");
+      const weight = packedWeight(1, packing, rows, cols).values;
+      const { steps } = reference.int8Blocks(x, { seq: 1, cols });
+      const shape = { seq: 1, rows, cols };
+      const halves = reference.linear(steps.map((step) => step / 2), weight.map(Math.abs), shape); // biome-ignore format: one line
+      const y = await run(x, { ...one, packing, cols });
+      expectWithin(y, reference.linear(x, weight, shape), (i) => 1.001 * (halves[i] ?? 0), { shape: [rows], what: packing.layout }); // biome-ignore format: one line
+    }
+  });
+
+  test("mistakes are found: order of columns, nibbles, zeros, sign, step, rounding, another's block", async () => {
+    const q8: LinearCase = { ...one, packing: { layout: "q8", group: 64 }, cols: 576 };
+    const shared: readonly (readonly [LinearCase, string, string])[] = [
+      [one, "max(largest, otherLane(largest, other))", "largest"],
+      [one, "sum += bitcast<i32>(otherLane", "sum -= bitcast<i32>(otherLane"],
+    ];
+    for (const [broke, from, to] of [
+      [one, "vec4u(0u, 8u, 16u, 24u)", "vec4u(0u, 16u, 8u, 24u)"],
+      [one, "stored.bits >> vec4u(4u)", "stored.bits >> vec4u(8u)"],
+      [one, "- zeros * sum", "- zeros"],
+      [q8, "word / 4u * 16u", "word / 4u * 8u"],
+      [q8, "s.y - 128.0", "s.y - 127.0"],
+      [q8, "weight[at + 1u] ^ vec4u(0x80808080u)", "weight[at + 1u]"],
+      [one, "1.0 / 127.0", "1.0 / 126.0"],
+      [one, "* inverse + ROUND", "* inverse + (ROUND + 1.0)"],
+      ...(subgroup > 1 ? shared : []),
+    ] as const) {
+      const recipe: Recipe = async (rangeRows) => broken(await matvecRecipe(broke)(rangeRows), from, to);
+      await expect(check(broke, matvecCalls, recipe), from).rejects.toThrow(/elements differ/);
     }
   });
 });

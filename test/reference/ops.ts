@@ -117,6 +117,38 @@ export interface LinearOptions {
   readonly residual?: Numbers;
 }
 
+/** Numbers as int8 has them: `values` = step * q, and by element its block's step, and whether 127 x / largest is next to a half. */
+export interface Int8Blocks {
+  readonly values: Float64Array;
+  readonly steps: Float64Array;
+  readonly isDoubtful: readonly boolean[];
+}
+
+/**
+ * x [seq, cols] in symmetric int8 by blocks of 32 columns: a step is 1/127 of the block's largest size, as float32 has it,
+ * and at least the smallest normal float32.
+ */
+export function int8Blocks(x: Numbers, { seq, cols }: { readonly seq: number; readonly cols: number }): Int8Blocks {
+  const [values, steps] = [new Float64Array(seq * cols), new Float64Array(seq * cols)];
+  const isDoubtful: boolean[] = [];
+  for (let t = 0; t < seq; t++) {
+    for (let first = 0; first < cols; first += 32) {
+      const end = Math.min(first + 32, cols);
+      let largest = 0;
+      for (let c = first; c < end; c++) largest = Math.max(largest, Math.abs(at(x, t * cols + c)));
+      const step = Math.max(Math.fround(largest * Math.fround(1 / 127)), 2 ** -126);
+      for (let c = first; c < end; c++) {
+        const i = t * cols + c;
+        const exact = at(x, i) / step;
+        steps[i] = step;
+        values[i] = step * Math.round(exact);
+        isDoubtful[i] = Math.abs(Math.abs(exact - Math.trunc(exact)) - 0.5) < 1e-4;
+      }
+    }
+  }
+  return { values, steps, isDoubtful };
+}
+
 /** y = x · weightᵀ: x [seq, cols], weight [rows, cols] → [seq, rows], or [seq, rows / 2] for `gatedSilu`. */
 export function linear(
   x: Numbers,
