@@ -19,6 +19,7 @@ import { tileRowsFor, tuningFor } from "../engine/tuning.ts";
 import { type MatrixRef, Weights } from "../engine/weights.ts";
 import type { KvFormat } from "../kernels/attention.ts";
 import { foldedGrid, type Kernel, stateSnippet } from "../kernels/kernel.ts";
+import type { ActivationFormat } from "../kernels/linear.ts";
 import { quantize } from "../kernels/quantize.ts";
 import { scan } from "../kernels/scan.ts";
 import { tile } from "../kernels/tile.ts";
@@ -34,6 +35,7 @@ export interface KernelBenchOptions {
   readonly config?: Config;
   readonly layouts: readonly WeightLayout[];
   readonly kv: readonly KvFormat[];
+  readonly activations: readonly ActivationFormat[];
   /** Tokens of a call; 1 is a step of decode. */
   readonly tokens: readonly number[];
   /** Positions that attention sees, those of the call included. */
@@ -123,14 +125,19 @@ const chunkBytes = 8 << 20; // what an upload quantizes at a time
 
 /** Every kernel that a model runs, each once, and those that its weights go through as they are loaded. */
 function modelCases(preset: SyntheticPreset, device: Device, options: KernelBenchOptions): readonly Case[] {
-  const { layouts, kv: formats, tokens } = options;
+  const { layouts, kv: formats, activations, tokens } = options;
   return configsOf(preset, options.config).flatMap((config) => {
     const architecture = readArchitecture(readConfig("config.json", new TextEncoder().encode(JSON.stringify(config))));
     const plans = layouts.flatMap((layout) =>
       formats.flatMap((kv) =>
-        tokens.flatMap((seq) => planCases(architecture, device, { seq, kv, packing: packingOf(architecture, layout) }, options)),
+        activations.flatMap((format) =>
+          tokens.flatMap((seq) => {
+            const packing = packingOf(architecture, layout);
+            return planCases(architecture, device, { seq, kv, activations: format, packing }, options);
+          }),
+        ),
       ),
-    ); // biome-ignore format: nested
+    );
     const cols = architecture.hidden;
     const rows = Math.floor(chunkBytes / rowBytes("f16", cols));
     const loading = [
@@ -154,7 +161,7 @@ function packingOf(architecture: Architecture, layout: WeightLayout): PlanOption
 function planCases(
   architecture: Architecture,
   device: Device,
-  { seq, kv, packing }: { readonly seq: number; readonly kv: KvFormat } & Pick<PlanOptions, "packing">,
+  { seq, ...formats }: { readonly seq: number } & Pick<PlanOptions, "kv" | "activations" | "packing">,
   { contexts }: KernelBenchOptions,
 ): readonly Case[] {
   const kind = seq === 1 ? "decode" : "prefill";
@@ -163,7 +170,7 @@ function planCases(
   const { rotary } = architecture.rope;
   const { maxBindingBytes } = device;
   const tuning = tuningFor(device);
-  const options = { maxSeq: seq, packing, kv, rotary, maxBindingBytes, tuning, tileRows: tileRowsFor(device) };
+  const options = { maxSeq: seq, ...formats, rotary, maxBindingBytes, tuning, tileRows: tileRowsFor(device) };
   const plan = buildPlan(graph, logits, options);
   // What follows the last row in a prefill is what a decode step runs too.
   const last = plan.steps.findIndex(({ kernel }) => kernel.name === "lastRow");

@@ -7,6 +7,7 @@ import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { readText } from "../cli/input.ts";
 import { openModelFolder } from "../cli/model.ts";
 import {
+  activationFormats,
   choiceOption,
   groupSizes,
   integerOption,
@@ -19,6 +20,7 @@ import { note, print } from "../cli/output.ts";
 import { cacheFolder } from "../cli/package.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
 import {
+  type ActivationFormat,
   describeCheckpoint,
   exitCodes,
   type GroupSize,
@@ -75,6 +77,7 @@ interface ModelOptions extends CommonOptions {
   readonly adapter?: string;
   readonly quantize?: WeightType;
   readonly groupSize?: GroupSize;
+  readonly activations?: ActivationFormat;
 }
 
 const mostTokens = 2 ** 31 - 1;
@@ -117,10 +120,21 @@ function withQuantize(command: Command): Command {
     .option("--group-size <n>", "weights that share a scale", numberChoiceOption("--group-size", groupSizes));
 }
 
-/** A table's settings: weights and cache. */
-function settingsOf({ kv, quantize = "none", groupSize = 32 }: ModelOptions, context: number): string {
+function withActivations(command: Command): Command {
+  return command.addOption(
+    new Option("--activations <type>", "what linears on integer weights make of their input")
+      .choices(activationFormats)
+      .argParser(choiceOption("--activations", activationFormats)),
+  );
+}
+
+/** A table's settings: weights, activations and cache. */
+function settingsOf(
+  { kv, quantize = "none", groupSize = 32, activations = "f32" }: ModelOptions,
+  context: number,
+): string {
   const weights = quantize === "none" ? "weights as stored" : `${quantize}, groups of ${groupSize}`;
-  return `${weights}, ${kv} cache of ${context} positions`;
+  return `${weights}${activations === "f32" ? "" : `, ${activations} activations`}, ${kv} cache of ${context} positions`;
 }
 
 const onProgress = (text: string) => void process.stderr.write(`${printable(text)} …\n`);
@@ -286,6 +300,7 @@ interface KernelsCommandOptions {
   readonly models: readonly SyntheticPreset[];
   readonly layouts: readonly WeightLayout[];
   readonly kv: readonly KvFormat[];
+  readonly activations: readonly ActivationFormat[];
   readonly tokens: readonly number[];
   readonly contexts: readonly number[];
   readonly only?: string;
@@ -507,7 +522,7 @@ function presetArgument(text: string, previous: readonly SyntheticPreset[] | und
 function program(signal: AbortSignal, startBytes: number): Command {
   const bench = new Command("bench").description("measures this engine on this machine").helpCommand(true);
 
-  withQuantize(withModel(bench.command("decode"), 3))
+  withActivations(withQuantize(withModel(bench.command("decode"), 3)))
     .description("tokens per second, one token after the other")
     .option("-g, --new-tokens <n>", "tokens of a run", integerOption("--new-tokens", 1, mostTokens), 16)
     .option(
@@ -519,7 +534,7 @@ function program(signal: AbortSignal, startBytes: number): Command {
       await decode(options, signal);
     });
 
-  withQuantize(withModel(bench.command("prefill"), 3))
+  withActivations(withQuantize(withModel(bench.command("prefill"), 3)))
     .description("tokens per second of a prompt")
     .option("-p, --prompt-tokens <n,…>", "tokens of the prompt", integersOption("--prompt-tokens", 1), [512])
     .action(async (options: ModelOptions & { promptTokens: readonly number[] }) => {
@@ -550,6 +565,12 @@ function program(signal: AbortSignal, startBytes: number): Command {
     ])
     .option("--layouts <name,…>", `of ${layouts.join(", ")}`, choicesOption("--layouts", layouts), ["q4", "f16"])
     .option("--kv <type,…>", `of ${kvFormats.join(", ")}`, choicesOption("--kv", kvFormats), ["f16", "int8"])
+    .option(
+      "--activations <type,…>",
+      `of linears on integer weights: ${activationFormats.join(", ")}`,
+      choicesOption("--activations", activationFormats),
+      ["f32"],
+    )
     .option("-t, --tokens <n,…>", "tokens of a call", integersOption("--tokens", 1), [1, 128])
     .option("-d, --contexts <n,…>", "positions that attention sees", integersOption("--contexts", 1), [512, 2048, 4096])
     .option("--only <text>", "kernels whose name holds this")

@@ -11,14 +11,16 @@ import {
 import type { Figure } from "./report.ts";
 
 /** How a model is loaded. */
-export type Configuration = Pick<LoadOptions, "kv" | "quantize">;
+export type Configuration = Pick<LoadOptions, "kv" | "quantize" | "activations">;
 
-/** The rows of the table, by name. Head and embedding are int8 where the name does not say otherwise. */
+/** The rows of the table, by name. Head and embedding are int8 where the name does not say otherwise; a8: int8 activations. */
 export const configurations = {
   stored: { kv: "f16" },
   "kv-int8": { kv: "int8" },
   int8: { kv: "f16", quantize: { weights: "int8" } },
+  "int8-a8": { kv: "f16", quantize: { weights: "int8" }, activations: "int8" },
   "int4-g32": { kv: "f16", quantize: { weights: "int4", groupSize: 32 } },
+  "int4-g32-a8": { kv: "f16", quantize: { weights: "int4", groupSize: 32 }, activations: "int8" },
   "int4-g64": { kv: "f16", quantize: { weights: "int4", groupSize: 64 } },
   "int4-g128": { kv: "f16", quantize: { weights: "int4", groupSize: 128 } },
   "int4-g32-symmetric": { kv: "f16", quantize: { weights: "int4", groupSize: 32, scheme: "symmetric" } },

@@ -30,8 +30,8 @@ export async function evaluateText(options: EvalOptions, signal: AbortSignal): P
   if (options.stride !== undefined && options.stride > context) {
     throw new PhiError("usage", `--stride: expected at most the context of ${context}, got ${options.stride}`);
   }
-  // The base has the weights as they are stored, and the most exact cache.
-  const base = { ...options, context, kv: "f32", quantize: "none", quantizeHead: "none" } as const;
+  // The base has the weights as they are stored, and the most exact cache and activations.
+  const base = { ...options, context, kv: "f32", activations: "f32", quantize: "none", quantizeHead: "none" } as const;
   const baseFolder =
     options.against === undefined || options.against === "none"
       ? folder

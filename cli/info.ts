@@ -127,11 +127,15 @@ function quantizeText({ weights, head, groupSize, scheme }: QuantizeDescription)
   return `while it loads: linear layers ${weights}, head and embedding ${head}; groups of ${groupSize}, ${scheme}`;
 }
 
-function needRows({ context, kv, kvBytesPer1000Tokens, quantize }: ModelDescription, needs: GpuNeeds): string[][] {
+function needRows(
+  { context, kv, kvBytesPer1000Tokens, quantize, activations }: ModelDescription,
+  needs: GpuNeeds,
+): string[][] {
   const where = needs.adapter === undefined ? "no adapter here; on a GPU" : printable(needs.adapter);
   return [
     ["adapter", where],
     ...(isQuantized(quantize) ? [["quantize", quantizeText(quantize)]] : []),
+    ...(activations === "f32" ? [] : [["activations", `${activations}, as the input of linears on integer weights`]]),
     [
       "on the GPU",
       `${formatBytes(needs.totalBytes)}: weights ${formatBytes(needs.weightsBytes)}, cache ${formatBytes(needs.kvBytes)} (${kv}, context ${count(context)}), activations ${formatBytes(needs.activationBytes)} (${needs.chunkTokens} tokens at a time)`,
@@ -196,6 +200,7 @@ function report(
       },
       context: model.context,
       kv: model.kv,
+      activations: model.activations,
       quantize: isQuantized(model.quantize)
         ? {
             weights: model.quantize.weights,

@@ -1,6 +1,7 @@
 /** Opening what a command runs: folder, adapter, model and tokenizer. */
 import { existsSync } from "node:fs";
 import {
+  type ActivationFormat,
   describeCheckpoint,
   type Folder,
   type GpuNeeds,
@@ -31,6 +32,8 @@ export interface RunOptions {
   readonly model?: string;
   readonly adapter?: string;
   readonly kv: KvFormat;
+  /** What linears on integer weights make of their input. */
+  readonly activations?: ActivationFormat;
   readonly context?: number;
   readonly rope?: RopePolicy;
   readonly allowSymlinks?: boolean;

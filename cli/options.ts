@@ -1,11 +1,14 @@
 /** Reading and checking option values. Every refusal is a "usage" error: `<option>: expected …, got "…"`. */
 import { PhiError, printable } from "../engine/errors.ts";
-import type { GroupSize, KvFormat, QuantizeScheme, RopePolicy, WeightType } from "../engine/index.ts";
+import type { ActivationFormat, GroupSize, KvFormat, QuantizeScheme, RopePolicy, WeightType } from "../engine/index.ts";
 import type { ChatFormName } from "../library/chat.ts";
 import type { RunOptions } from "./model.ts";
 
 /** What `--kv` takes. */
 export const kvFormats = ["f16", "f32", "int8"] as const satisfies readonly KvFormat[];
+
+/** What `--activations` takes. */
+export const activationFormats = ["f32", "int8"] as const satisfies readonly ActivationFormat[];
 
 /** What `--form` takes. */
 export const chatForms = ["template", "instruct", "dialogue"] as const satisfies readonly ChatFormName[];
@@ -87,6 +90,7 @@ export const quantizeSchemes = [
 /** The options of loading and of describing that a command gives. */
 export function loadOptions({
   kv,
+  activations,
   context,
   rope,
   quantize,
@@ -96,6 +100,7 @@ export function loadOptions({
 }: Partial<RunOptions>) {
   return {
     ...(kv !== undefined && { kv }),
+    ...(activations !== undefined && { activations }),
     ...(context !== undefined && { context }),
     ...(rope !== undefined && { rope }),
     quantize: {

@@ -5,6 +5,7 @@ import { exitCodes, printable } from "../engine/errors.ts";
 import type { KvFormat } from "../engine/index.ts";
 import type { CompletedCommand, Shell } from "./completion.ts";
 import {
+  activationFormats,
   chatForms,
   choiceOption,
   groupSizes,
@@ -85,7 +86,12 @@ function withQuantize(command: Command): Command {
 }
 
 function withRun(command: Command, kv: KvFormat): Command {
-  return withQuantize(withCache(withAdapter(withFolder(command)), kv));
+  return withQuantize(withCache(withAdapter(withFolder(command)), kv)).addOption(
+    new Option("--activations <type>", "what linears on integer weights make of their input")
+      .default("f32")
+      .choices(activationFormats)
+      .argParser(choiceOption("--activations", activationFormats)),
+  );
 }
 
 function withWeights(command: Command, kv: KvFormat): Command {

@@ -1,7 +1,9 @@
 /** What a checkpoint is and what it will take, from its JSON and headers alone: no weight is read, no device made. */
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import type { ActivationFormat } from "../kernels/linear.ts";
 import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
+import { checkActivations } from "./activations.ts";
 import { cacheRows, contextBuffers, layerCacheBytes } from "./cache.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
@@ -89,6 +91,8 @@ export interface ModelDescription {
   /** Positions of the cache, as asked for or by default. */
   readonly context: number;
   readonly kv: KvFormat;
+  /** What linears on integer weights make of their input. */
+  readonly activations: ActivationFormat;
   /** What float weights become while they are loaded. */
   readonly quantize: QuantizeDescription;
   readonly generationDefaults: GenerationDefaults;
@@ -122,6 +126,7 @@ export interface DescribeOptions {
   /** As in `LoadOptions`. */
   readonly context?: number;
   readonly kv?: KvFormat;
+  readonly activations?: ActivationFormat;
   readonly rope?: RopePolicy;
   readonly quantize?: QuantizeOptions;
 }
@@ -172,6 +177,7 @@ async function describeModel(
   const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
   const quantize = quantizeTargets(architecture, options.quantize);
   const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture), quantize);
+  const activations = checkActivations(options.activations, weights);
   const context = checkContext(options.context, architecture);
   withRopePolicy(architecture.rope, options.rope); // refused here, before a device is opened
   const kv = options.kv ?? "f16";
@@ -200,6 +206,7 @@ async function describeModel(
     },
     context,
     kv,
+    activations,
     quantize: quantize.description,
     generationDefaults: defaults,
     kvBytesPer1000Tokens: 1000 * 2 * layers * kvHeads * kvHeadBytes(kv, headDim),

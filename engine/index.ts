@@ -1,6 +1,7 @@
 /** The public API of the engine. */
 
 export type { KvFormat } from "../kernels/attention.ts";
+export type { ActivationFormat } from "../kernels/linear.ts";
 export { type GroupSize, groupSizes } from "../kernels/weights.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export type { GenerationDefaults } from "./config.ts";

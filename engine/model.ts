@@ -2,7 +2,9 @@
 
 import type { KvFormat } from "../kernels/attention.ts";
 import type { Kernel } from "../kernels/kernel.ts";
+import type { ActivationFormat } from "../kernels/linear.ts";
 import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
+import { checkActivations, checkIntegerDot } from "./activations.ts";
 import { type Cache, cacheRows, contextBuffers, createCache } from "./cache.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
@@ -40,6 +42,8 @@ export interface LoadOptions {
   readonly context?: number;
   /** What the cache keeps its numbers in; default f16. */
   readonly kv?: KvFormat;
+  /** What linears on integer weights make of their input; default f32, which leaves it as it is. */
+  readonly activations?: ActivationFormat;
   /** Which of longrope's factors apply; default `hf-exact`. */
   readonly rope?: RopePolicy;
   /** Quantize what the files hold as floats; default: keep their bits. */
@@ -157,16 +161,19 @@ export async function openEngine(options: LoadOptions): Promise<OpenedEngine> {
     const defaults = readGenerationDefaults(checkpoint.config, checkpoint.generationConfig, architecture.vocab);
     const quantize = quantizeTargets(architecture, options.quantize);
     const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture), quantize);
+    const activations = checkActivations(options.activations, weights);
     const context = checkContext(options.context, architecture);
     if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
 
     const device = await Device.open(adapter, options.device);
     try {
+      await checkIntegerDot(device, activations);
       const chunkTokens = Math.min(context, options.chunkTokens ?? chunkFor(device, weights, architecture));
       const kvRows = cacheRows(architecture, context, chunkTokens);
       checkContextBindings(device, architecture, kv, kvRows, context);
       const engine = new Engine(device, architecture, weights, {
         kv,
+        activations,
         context,
         chunkTokens,
         kvRows,
@@ -212,10 +219,13 @@ export async function checkKernels(options: LoadOptions): Promise<KernelReport> 
     const architecture = readArchitecture(checkpoint.config);
     const quantize = quantizeTargets(architecture, options.quantize);
     const weights = await checkWeights(checkpoint, architecture, declareWeights(architecture), quantize);
+    const activations = checkActivations(options.activations, weights);
     device = await Device.open(options.adapter, options.device);
+    await checkIntegerDot(device, activations);
     const context = Math.min(16, architecture.maxPositions); // no position is run
     const engine = new Engine(device, architecture, weights, {
       kv: options.kv ?? "f16",
+      activations,
       context,
       chunkTokens: context,
       kvRows: context,
@@ -284,6 +294,7 @@ export function chunkFor(
 
 interface EngineOptions {
   readonly kv: KvFormat;
+  readonly activations: ActivationFormat;
   readonly context: number;
   readonly chunkTokens: number;
   readonly kvRows: number;
@@ -395,7 +406,7 @@ export class Engine {
 
   /** The plan of a kind in other sizes. */
   planFor(kind: RunnerKind, tuning: Tuning): Plan {
-    const { kv, chunkTokens } = this.#options;
+    const { kv, activations, chunkTokens } = this.#options;
     const { architecture, device } = this;
     const graph = new Graph(kind === "trace" ? "all" : kind);
     const logits = architecture.forward(graph, new Weights());
@@ -405,6 +416,7 @@ export class Engine {
       maxSeq: kind === "decode" ? 1 : graph.kind === "all" ? Math.min(chunkTokens, allRows) : chunkTokens,
       packing: this.#weights.packing,
       kv,
+      activations,
       rotary: architecture.rope.rotary,
       maxBindingBytes: device.maxBindingBytes,
       tuning,

@@ -25,7 +25,7 @@ import {
 } from "../kernels/experts.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 import { lastRow } from "../kernels/last_row.ts";
-import type { Epilogue } from "../kernels/linear.ts";
+import type { ActivationFormat, Epilogue } from "../kernels/linear.ts";
 import { type MatmulTile, matmul } from "../kernels/matmul.ts";
 import { type MatvecTile, matvec } from "../kernels/matvec.ts";
 import { argmax, sample } from "../kernels/next.ts";
@@ -114,6 +114,8 @@ export interface PlanOptions {
   readonly maxSeq: number;
   readonly packing: (ref: MatrixRef) => Packing;
   readonly kv: KvFormat;
+  /** What linears on integer weights make of their input; default f32. */
+  readonly activations?: ActivationFormat;
   readonly rotary: number;
   readonly maxBindingBytes: number;
   readonly tuning: Tuning;
@@ -448,10 +450,11 @@ function planLinear(
   options: PlanOptions,
 ): Step {
   const { weight, epilogue, constants, joined } = node;
-  const { tuning } = options;
+  const { tuning, activations } = options;
   const packing = options.packing(weight);
   const permuted = "group" in packing && packing.permuted;
-  const shape = { layout: packing.layout, epilogue, cols: weight.cols, rangeRows, permuted, joined, constants };
+  const { layout } = packing;
+  const shape = { layout, activations, epilogue, cols: weight.cols, rangeRows, permuted, joined, constants };
   const sizes = `${rangeRows}x${weight.cols}`;
   const { kernel, size } =
     node.x.rows === 1
@@ -485,12 +488,13 @@ function planExpertLinear(
   options: PlanOptions,
 ): Step {
   const { weight, experts, epilogue, groups } = node;
-  const { tuning } = options;
+  const { tuning, activations } = options;
   const packing = options.packing(weight);
   if ("group" in packing && packing.permuted) throw new Error(`plan: ${node.label} takes no permuted columns`);
   const expertRows = weight.rows / experts;
   const shape: ExpertShape = {
     layout: packing.layout,
+    activations,
     epilogue,
     experts,
     expertRows,

@@ -29,6 +29,7 @@ import {
 } from "./text.ts";
 
 export {
+  type ActivationFormat,
   type CheckedKernels,
   type CheckpointSource,
   type Divergence,
@@ -52,7 +53,7 @@ export {
 export { type ChatMessage, type TextStream, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 export type { TextPiece, TextPrompt } from "./text.ts";
 
-/** How a model is loaded: everything of the engine's options (context, kv, signal, onProgress …), and what follows. */
+/** How a model is loaded: everything of the engine's options (context, kv, activations, signal, onProgress …), and what follows. */
 export interface LoadOptions extends Omit<EngineLoadOptions, "folder" | "adapter"> {
   /**
    * An adapter of the caller's own, which serves this model alone, or a name as for `--adapter`. Default: the browser's,

@@ -5,10 +5,11 @@
 import { describe, expect, test } from "vitest";
 import { Device } from "../engine/device.ts";
 import { Graph } from "../engine/graph.ts";
-import { loadModel, openCheckpoint, openFolder, tuneModel } from "../engine/index.ts";
+import { type LoadOptions, loadModel, openCheckpoint, openFolder, tuneModel } from "../engine/index.ts";
 import { declareWeights } from "../engine/model.ts";
 import { readArchitecture } from "../engine/models/table.ts";
 import { allSteps, buildPlan, type Family, type Step, type Tuning } from "../engine/plan.ts";
+import { quantizeTargets } from "../engine/quantize.ts";
 import { checkKernel } from "../engine/selfcheck.ts";
 import { type Candidates, candidatesFor, sizeText, tuningFor } from "../engine/tuning.ts";
 import { checkWeights } from "../engine/upload.ts";
@@ -38,19 +39,32 @@ async function deviceFacts() {
   return { isSoftware, subgroupSize };
 }
 
-/** The steps of all plans of a case. */
-async function stepsOf(entry: CaseEntry, tuning: Tuning): Promise<readonly Step[]> {
+/** The steps of all plans of a case, its weights as stored or as they are quantized. */
+async function stepsOf(
+  entry: CaseEntry,
+  tuning: Tuning,
+  { quantize, activations = "f32" }: Pick<LoadOptions, "quantize" | "activations"> = {},
+): Promise<readonly Step[]> {
   const checkpoint = await openCheckpoint(await openFolder(entry.folder));
   try {
     const architecture = readArchitecture(checkpoint.config);
-    const { packing } = await checkWeights(checkpoint, architecture, declareWeights(architecture));
+    const targets = quantizeTargets(architecture, quantize);
+    const { packing } = await checkWeights(checkpoint, architecture, declareWeights(architecture), targets);
     return (["all", "prefill", "decode"] as const).flatMap((kind) => {
       const graph = new Graph(kind);
       const logits = architecture.forward(graph, new Weights());
       const { rotary } = architecture.rope;
       const maxSeq = kind === "decode" ? 1 : 16;
       return allSteps(
-        buildPlan(graph, logits, { maxSeq, packing, kv: "f32", rotary, maxBindingBytes: 128 << 20, tuning }),
+        buildPlan(graph, logits, {
+          maxSeq,
+          packing,
+          kv: "f32",
+          activations,
+          rotary,
+          maxBindingBytes: 128 << 20,
+          tuning,
+        }),
       );
     });
   } finally {
@@ -113,14 +127,17 @@ describe.each(modelTypes)("%s in sizes drawn at random", (modelType) => {
   });
 });
 
-test("sizes that GPUs are offered compute the same numbers here, some of them drawn at random", async () => {
+test("sizes that GPUs are offered compute what float64 loops do here; sizes and formats are drawn at random", async () => {
   const { device, pipelines } = await kernelSetup();
   const candidates = candidatesFor({ isSoftware: false, subgroupSize: device.subgroupSize });
   const families = Object.keys(candidates) as readonly Family[];
   const sizes = Object.fromEntries(families.map((family) => [family, draw<unknown>(candidates[family])]));
   const tuning = { ...(sizes as unknown as Tuning), unroll: false };
   const entry = draw(cases);
-  const steps = await stepsOf(entry, tuning);
+  const weights = draw(["none", "int4", "int8"] as const);
+  const hasInteger = await device.hasLanguageFeature("packed_4x8_integer_dot_product");
+  const activations = draw(hasInteger ? (["f32", "int8"] as const) : (["f32"] as const));
+  const steps = await stepsOf(entry, tuning, { quantize: { weights }, activations });
   const drawn = new Map<string, Step>();
   while (drawn.size < changed) {
     const step = draw(steps);
@@ -128,7 +145,10 @@ test("sizes that GPUs are offered compute the same numbers here, some of them dr
   }
   for (const { kernel, size } of drawn.values()) {
     const { error } = await checkKernel(device, pipelines, kernel);
-    expect(error, `${entry.name}: ${kernel.name} ${size && sizeText(sizes[size.family])}`).toBeLessThanOrEqual(1);
+    expect(
+      error,
+      `${entry.name}, ${weights}: ${kernel.name} ${size && sizeText(sizes[size.family])}`,
+    ).toBeLessThanOrEqual(1);
   }
 });
 

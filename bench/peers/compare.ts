@@ -47,6 +47,7 @@ export function contenders(root: string, checkpoint: string): readonly Contender
   return [
     { ...ours, name: "phi int4", what: "int4, head int8, f32 activations", variant: "int4" },
     { ...ours, name: "phi f16", what: "float16, f32 activations", variant: "none" },
+    { ...ours, name: "phi a8", what: "int4, head int8, int8 activations", variant: "int4 int8" },
     { ...peer("onnxruntime"), name: "onnxruntime", what: symmetric, gpu: true, command: python, variant: "webgpu" },
     {
       ...peer("transformers"),

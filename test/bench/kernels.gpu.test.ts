@@ -15,6 +15,7 @@ const options: KernelBenchOptions = {
   config: { hidden_size: 64, intermediate_size: 96, num_attention_heads: 4, num_key_value_heads: 4, vocab_size: 3100 },
   layouts: ["q4"],
   kv: ["f16"],
+  activations: ["f32"],
   tokens: [1, 16],
   contexts: [64],
   repetitions: 1,

@@ -146,7 +146,7 @@ describe("processes", () => {
 });
 
 describe("the table", () => {
-  const [int4, , onnx, , vulkan, cpu] = contenders("/peers", "/model");
+  const [int4, , , onnx, , vulkan, cpu] = contenders("/peers", "/model");
   const faster = (factor: number) => ({ ...measured, decodeMs: 100 / factor, decodeCpuMs: 150 / factor });
   const { prefillMs: _, prefillCpuMs: __, ...noPrefill } = faster(1.5);
   const results = [

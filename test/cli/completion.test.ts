@@ -22,6 +22,7 @@ test.skipIf(spawnSync("bash", ["-c", ":"]).status !== 0)(
     expect(offered(source, ["phi", "info", "--temp"])).toEqual([""]);
     expect(offered(source, ["phi", "info", "--j"])).toEqual(["--json"]);
     expect(offered(source, ["phi", "verify", "--kv", ""]).sort()).toEqual(["f16", "f32", "int8"]);
+    expect(offered(source, ["phi", "chat", "--activations", ""]).sort()).toEqual(["f32", "int8"]);
     expect(offered(source, ["phi", "completion", "z"])).toEqual(["zsh"]);
     expect(offered(source, ["phi", "-m", "/us"])).toContain("/usr");
     expect(offered(source, ["phi", "--seed", "i"])).toEqual([""]);

@@ -27,6 +27,14 @@ test("every kernel of the bundled model is checked, remembered, and not checked 
   expect(bare.stdout).toBe(plain.stdout);
 });
 
+test("int8 activations without the feature for it", async () => {
+  const { code, stdout, stderr } = await phi(["--quantize", "int4", "--activations", "int8", "--no-features", "x"]);
+  expect({ code, stdout }).toEqual({ code: 4, stdout: "" });
+  expect(stderr).toMatch(
+    /^error: --activations: expected f32, got int8: no WGSL feature packed_4x8_integer_dot_product/m,
+  );
+});
+
 test("kernels are remembered by adapter; a file that makes no sense counts as empty", () => {
   const folder = tempFolder();
   const adapter = (device: string) =>

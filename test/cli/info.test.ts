@@ -30,11 +30,22 @@ describe("phi info", () => {
   });
 
   test("what it takes when it is quantized while it loads", async () => {
-    const { stdout } = await phi(["info", "--quantize", "int4", "--group-size", "64", ...onNull]);
+    const { stdout } = await phi([
+      "info",
+      "--quantize",
+      "int4",
+      "--group-size",
+      "64",
+      "--activations",
+      "int8",
+      ...onNull,
+    ]);
+    expect(stdout).toMatch(/^ {2}activations +int8, as the input of linears on integer weights$/m);
     expect(stdout).toMatch(/^ {2}quantize +while it loads: linear layers int4, head and embedding int8; groups of 64, asymmetric$/m); // biome-ignore format: one line
     const options = ["--quantize-head", "int8", "--quantize-scheme", "symmetric", "--json", ...onNull];
     const { model, gpu } = JSON.parse((await phi(["info", ...options])).stdout);
     expect(model.quantize).toEqual({ weights: "none", head: "int8", group_size: 32, scheme: "symmetric" });
+    expect(model.activations).toBe("f32");
     // Of head and embedding [1024, 128] a byte each and a word for 32, of the others two bytes, of vectors four.
     const [linear, vectors] = [6 * (4 * 128 * 128 + 2 * 128 * 512), 6 * (4 * 128 + 512 + 128) + 7 * 2 * 128 + 1024];
     expect(gpu.weights_bytes).toBe(2 * 1024 * (128 + (4 * 128) / 32) + 2 * linear + 4 * vectors);

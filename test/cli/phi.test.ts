@@ -68,6 +68,7 @@ describe("help and usage errors", () => {
     [["--repeat-penalty", "0", "x"], "--repeat-penalty: expected a finite number > 0"],
     [["--logit-bias", "5=NaN", "x"], "--logit-bias: expected ID=VALUE"],
     [["--kv", "int3", "x"], "--kv: expected f16 or f32"],
+    [["--activations", "int4", "x"], '--activations: expected f32 or int8, got "int4"'],
     [["--quantize", "int2", "x"], "--quantize: expected int4 or int8 or none"],
     [["--quantize-head", "q4", "x"], "--quantize-head: expected int4 or int8 or none"],
     [["--group-size", "32.0", "x"], "--group-size: expected 32 or 64 or 128"],

@@ -20,6 +20,11 @@ describe("from the headers, without an adapter", () => {
     [["--ids", "1,2,3", "--context", "2"], 2, "prompt is 3 tokens, context is 2"],
     [["--ids", "1", "--context", "1025"], 2, "--context: expected an integer from 1 to 1024"],
     [["--ids", "1", "--rope", "short"], 2, "--rope: expected a model with longrope's short and long factors"],
+    [
+      ["--ids", "1", "--activations", "int8"],
+      2,
+      "--activations: expected f32, got int8: this model's weights are floats",
+    ],
     [["--ids", "1", "-o", "out.txt"], 2, "--output: expected --prompts beside it, got none"],
     [["--ids", "1", "--profile", ""], 2, '--profile: expected at least one character, got ""'],
     [["--ids", "1", "--rope", "yarn"], 2, "--rope: expected hf-exact or short or long"],

@@ -31,9 +31,10 @@ const packings: readonly Packing[] = [
   { layout: "q4", group: 64, permuted: true },
 ];
 
-/** The kernels of the fixtures' plans; formats of weights and cache take turns. */
+/** The kernels of the fixtures' plans; formats of weights, activations and cache take turns. */
 async function kernels(): Promise<readonly Kernel[]> {
   const { device } = await kernelSetup();
+  const isInteger = await device.hasLanguageFeature("packed_4x8_integer_dot_product");
   const own = tuningFor(device);
   const tuning = { ...own, decodeAttention: { ...own.decodeAttention, splits: 3, span: 32 } }; // in parts, as GPUs have it
   const all = readdirSync(root).flatMap((name, i) => {
@@ -48,6 +49,7 @@ async function kernels(): Promise<readonly Kernel[]> {
         packing: ({ key }) =>
           key.includes("embed") ? { layout: "q8", group: 32 } : (packings[i % packings.length] ?? { layout: "f32" }),
         kv: kvs[i % kvs.length] ?? "f32",
+        activations: isInteger && i % 12 < 6 ? "int8" : "f32",
         rotary: architecture.rope.rotary,
         maxBindingBytes: 128 << 20,
         tuning,
@@ -63,7 +65,7 @@ test("every kernel of every architecture has a reference; one of each family agr
   const all = await kernels();
   expect(all.filter((kernel) => !hasProblem(kernel)).map(({ name }) => name)).toEqual([]);
   // One of each file and order of columns: a software driver compiles for seconds, and the kernels' own tests have the rest.
-  const byFamily = new Map(all.map((kernel) => [/^\w+(<\w+ \w+)?/.exec(kernel.name)?.[0], kernel]));
+  const byFamily = new Map(all.map((kernel) => [/^\w+(<\w+( \w+)+)?/.exec(kernel.name)?.[0], kernel]));
   const checks = [];
   for (const kernel of byFamily.values()) checks.push(await checkKernel(device, pipelines, kernel));
   expect(checks.filter(({ error }) => !(error <= 1))).toEqual([]);
