@@ -18,7 +18,7 @@ import {
   spread,
 } from "../report.ts";
 import type { Measured, Request } from "./runner.ts";
-import { isReady, type PeerFolder, pythonOf } from "./setup.ts";
+import { isReady, nodeOf, type PeerFolder, pythonOf } from "./setup.ts";
 
 /** One engine in one configuration. */
 export interface Contender {
@@ -43,7 +43,8 @@ export function contenders(root: string, checkpoint: string): readonly Contender
   const peer = (name: PeerFolder) => ({ peer: name, folder: join(root, name) });
   const python = [pythonOf(root), script("./genai.py")] as const;
   const symmetric = "int4 (symmetric, head too), f32 activations";
-  const gguf = { ...peer("llama"), what: "Q4_1, head Q8_0", command: node("llama") };
+  const ggufWeights = "Q4_1, head Q8_0";
+  const gguf = { ...peer("llama"), what: ggufWeights, command: node("llama") };
   return [
     { ...ours, name: "phi int4", what: "int4, head int8, f32 activations", variant: "int4" },
     { ...ours, name: "phi f16", what: "float16, f32 activations", variant: "none" },
@@ -56,6 +57,14 @@ export function contenders(root: string, checkpoint: string): readonly Contender
       gpu: true,
       command: node("transformers"),
       variant: "webgpu",
+    },
+    {
+      ...peer("wllama"),
+      name: "wllama",
+      what: ggufWeights,
+      gpu: true,
+      command: [nodeOf(root), script("./wllama.js")],
+      variant: resolve(checkpoint),
     },
     { ...gguf, name: "llama.cpp vulkan", gpu: true, variant: "vulkan" },
     { ...gguf, name: "llama.cpp cpu", gpu: false, variant: "cpu" },
@@ -84,8 +93,8 @@ function peerEnvironment({ software, driver }: Environment): NodeJS.ProcessEnv {
 export function parseMeasured(stdout: string, newTokens: number): Measured {
   const line = stdout.split("\n").findLast((text) => text.startsWith("{"));
   const { versions, adapter, ids, ...times } = JSON.parse(line ?? "{}") as Partial<Measured>;
-  const needed = ["loadMs", "firstTokenMs", "decodeMs", "decodeCpuMs"] as const;
-  const bad = [...needed.map((name) => times[name]), ...Object.values(times)].some(
+  const { loadMs, firstTokenMs, decodeMs, decodeCpuMs, prefillTokens, prefillMs, prefillCpuMs } = times;
+  const bad = [loadMs, firstTokenMs, decodeMs, decodeCpuMs, prefillTokens, prefillMs, prefillCpuMs].some(
     (value) => !(typeof value === "number" && value > 0 && value < Number.MAX_VALUE),
   );
   if (bad || typeof versions !== "string" || typeof adapter !== "string" || ids?.length !== newTokens + 1) {
@@ -107,9 +116,10 @@ async function runOnce(contender: Contender, options: RunOptions): Promise<Measu
   const { command, folder, variant, gpu } = contender;
   const { request, environment, timeoutS, signal } = options;
   const [file, ...args] = command;
+  const whole: Request = { ...request, folder, variant, software: environment.software };
   let stdout: string;
   try {
-    ({ stdout } = await promisify(execFile)(file, [...args, JSON.stringify({ ...request, folder, variant })], {
+    ({ stdout } = await promisify(execFile)(file, [...args, JSON.stringify(whole)], {
       env: peerEnvironment(environment),
       timeout: timeoutS * 1000,
       killSignal: "SIGKILL",
@@ -170,34 +180,27 @@ export async function compare(entrants: readonly Contender[], options: CompareOp
 
 /** What is measured of an engine; times are compared, so less is better before they become rates. */
 const quantities = [
-  ["decode", "tokens/s", (m: Measured) => m.decodeMs],
-  ["prefill", "tokens/s", (m: Measured) => m.prefillMs],
+  ["decode", "tokens/s", (m: Measured) => m.decodeMs / (m.ids.length - 1)],
+  ["prefill", "tokens/s", (m: Measured) => m.prefillMs / m.prefillTokens],
   ["first token", "ms", (m: Measured) => m.firstTokenMs],
   ["load", "ms", (m: Measured) => m.loadMs],
-  ["decode, CPU", "ms a token", (m: Measured) => m.decodeCpuMs],
-  ["prefill, CPU", "ms a token", (m: Measured) => m.prefillCpuMs],
+  ["decode, CPU", "ms a token", (m: Measured) => m.decodeCpuMs / (m.ids.length - 1)],
+  ["prefill, CPU", "ms a token", (m: Measured) => m.prefillCpuMs / m.prefillTokens],
 ] as const;
 
-type Lengths = Pick<Request, "shortPrompt" | "longPrompt" | "newTokens">;
-
 /** The tables of the engines, one each. `loss` is that of an engine's text in nats a token, by name. */
-export function engineTables(
-  results: readonly Results[],
-  request: Lengths,
-  loss: ReadonlyMap<string, number>,
-): readonly BenchTable[] {
+export function engineTables(results: readonly Results[], loss: ReadonlyMap<string, number>): readonly BenchTable[] {
   return results.flatMap(({ contender: { name, what }, measured }) => {
     const [first] = measured;
     if (first === undefined) return [];
-    const figures = quantities.flatMap(([quantity, unit, timeOf]): Figure[] => {
-      const times = measured.flatMap((one) => timeOf(one) ?? []);
-      const tokens = quantity.startsWith("decode") ? request.newTokens : request.longPrompt.length;
-      const value = (ms: number) => (unit === "tokens/s" ? (1000 * tokens) / ms : unit === "ms" ? ms : ms / tokens);
-      return times.length === 0 ? [] : [{ name: quantity, unit, samples: times.map(value) }];
+    const figures = quantities.map(([quantity, unit, timeOf]): Figure => {
+      const times = measured.map(timeOf);
+      return { name: quantity, unit, samples: unit === "tokens/s" ? times.map((ms) => 1000 / ms) : times };
     });
     const nats = loss.get(name);
     if (nats !== undefined) figures.push({ name: "loss", unit: "nats", samples: [nats] });
-    const settings = [what, first.adapter, first.versions].filter((part) => part !== "").join("; ");
+    const parts = [what, first.adapter, first.versions, `prefill of ${first.prefillTokens} tokens`];
+    const settings = parts.filter((part) => part !== "").join("; ");
     return [{ command: "peers", model: name, settings, figures }];
   });
 }
@@ -209,13 +212,12 @@ export function engineTables(
 export function ratioTables(results: readonly Results[]): readonly BenchTable[] {
   const [ours, ...others] = results;
   if (ours === undefined) return [];
-  const ratios = ({ measured }: Results, timeOf: (one: Measured) => number | undefined) =>
+  const ratios = ({ measured }: Results, timeOf: (one: Measured) => number) =>
     ours.measured.flatMap((own, round) => {
       const other = measured[round];
-      const [theirMs, ownMs] = [other && timeOf(other), timeOf(own)];
-      return theirMs === undefined || ownMs === undefined ? [] : [theirMs / ownMs];
+      return other === undefined ? [] : [timeOf(other) / timeOf(own)];
     });
-  const table = (model: string, samplesOf: (timeOf: (one: Measured) => number | undefined) => readonly number[]) => ({
+  const table = (model: string, samplesOf: (timeOf: (one: Measured) => number) => readonly number[]) => ({
     command: "peers",
     model,
     settings: `times as fast as it is ${ours.contender.name}`,
@@ -225,7 +227,7 @@ export function ratioTables(results: readonly Results[]): readonly BenchTable[] 
     }),
   });
   const gpuPeers = others.filter(({ contender, measured }) => contender.peer && contender.gpu && measured.length > 0);
-  const fastest = (timeOf: (one: Measured) => number | undefined) => {
+  const fastest = (timeOf: (one: Measured) => number) => {
     const all = gpuPeers.map((peer) => ratios(peer, timeOf)).filter((samples) => samples.length > 0);
     const rounds = Math.min(...all.map((samples) => samples.length));
     return all.length === 0 ? [] : Array.from({ length: rounds }, (_, k) => Math.min(...all.map((s) => s[k] ?? 0)));
@@ -319,7 +321,7 @@ export async function benchPeers(options: PeersOptions): Promise<Compared> {
   } finally {
     model.dispose();
   }
-  return { engines: engineTables(results, request, losses), ratios: ratioTables(results) };
+  return { engines: engineTables(results, losses), ratios: ratioTables(results) };
 }
 
 /** As Markdown, the adapter and the versions above it. */

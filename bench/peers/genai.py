@@ -59,6 +59,7 @@ def main():
         "firstTokenMs": first[0] - began[0],
         "decodeMs": last[0] - first[0],
         "decodeCpuMs": last[1] - first[1],
+        "prefillTokens": len(long),
         "prefillMs": prefilled[0] - prefill_began[0],
         "prefillCpuMs": prefilled[1] - prefill_began[1],
         "ids": ids,

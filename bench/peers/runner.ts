@@ -8,12 +8,14 @@ import { pathToFileURL } from "node:url";
 export interface Request {
   /** The peer's own folder, as `setup.ts` leaves it; our engine's is the checkpoint. */
   readonly folder: string;
-  /** What our engine, or a peer that is measured twice, makes of it. */
+  /** What its file says: what our engine, or a peer that is measured twice, makes of it, or what else it needs. */
   readonly variant: string;
   /** Token ids: a prompt that `newTokens` tokens follow, and one of which only the first new token is awaited. */
   readonly shortPrompt: readonly number[];
   readonly longPrompt: readonly number[];
   readonly newTokens: number;
+  /** Whether the adapter computes on the CPU. */
+  readonly software: boolean;
 }
 
 /** One measurement, times in milliseconds; CPU time is that of all threads of the process, system calls included. */
@@ -27,9 +29,10 @@ export interface Measured {
   /** From the first new token to the last. */
   readonly decodeMs: number;
   readonly decodeCpuMs: number;
-  /** To the first new token after the long prompt; absent where the engine cannot run that. */
-  readonly prefillMs?: number;
-  readonly prefillCpuMs?: number;
+  /** To the first new token after the long prompt, or as much of it as the engine runs. */
+  readonly prefillTokens: number;
+  readonly prefillMs: number;
+  readonly prefillCpuMs: number;
   /** The new tokens after the short prompt. */
   readonly ids: readonly number[];
 }
@@ -38,8 +41,8 @@ export interface Measured {
 export interface Engine {
   readonly versions: string;
   readonly adapter?: string;
-  /** False where a long prompt is known to fail. */
-  readonly longPrompts?: boolean;
+  /** Tokens of the longest prompt that is bearable; of a longer one it gets as many. Default: any. */
+  readonly longestPrompt?: number;
   /** Forgets what is cached of earlier prompts. */
   reset?(): Promise<void>;
   /** Greedy, ends of text ignored; `onToken` is called as each new token reaches the host. */
@@ -98,13 +101,14 @@ export async function measure(load: (request: Request) => Promise<Engine>): Prom
 }
 
 async function measureOnce(load: (request: Request) => Promise<Engine>, request: Request): Promise<Measured> {
-  const { shortPrompt, longPrompt, newTokens } = request;
+  const { shortPrompt, newTokens } = request;
   const began = performance.now();
   const engine = await load(request);
   const loadMs = performance.now() - began;
   await timed(engine, shortPrompt, 3); // warms up
   const short = await timed(engine, shortPrompt, newTokens + 1);
-  const long = engine.longPrompts === false ? undefined : await timed(engine, longPrompt, 1);
+  const longPrompt = request.longPrompt.slice(0, engine.longestPrompt);
+  const long = await timed(engine, longPrompt, 1);
   return {
     versions: engine.versions,
     adapter: engine.adapter ?? loadedDrivers(),
@@ -112,7 +116,9 @@ async function measureOnce(load: (request: Request) => Promise<Engine>, request:
     firstTokenMs: short.first.ms - short.began.ms,
     decodeMs: short.last.ms - short.first.ms,
     decodeCpuMs: short.last.cpuMs - short.first.cpuMs,
-    ...(long && { prefillMs: long.first.ms - long.began.ms, prefillCpuMs: long.first.cpuMs - long.began.cpuMs }),
+    prefillTokens: longPrompt.length,
+    prefillMs: long.first.ms - long.began.ms,
+    prefillCpuMs: long.first.cpuMs - long.began.cpuMs,
     ids: short.ids,
   };
 }

