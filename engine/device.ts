@@ -42,6 +42,9 @@ export interface DeviceBuffer {
 /** A software adapter compiles a kernel when it is first run, which can take many seconds on a busy machine. */
 const defaultWatchdogMs = { gpu: 30_000, software: 300_000 };
 
+/** How long the event loop sleeps at a time while a software adapter computes: short beside a token's time. */
+const restMs = 0.5;
+
 /** What an adapter calls itself. */
 export function adapterName(info: GPUAdapterInfo): string {
   return [info.vendor, info.architecture, info.description || info.device].filter((s) => s !== "").join(" ");
@@ -81,6 +84,7 @@ export class Device {
   #disposed = false;
   /** What waits for the GPU: each is told when the device fails. */
   readonly #waiting = new Set<(error: PhiError) => void>();
+  #isResting = false;
   readonly #onError = (event: GPUUncapturedErrorEvent) => this.#fail(gpuError(event.error));
 
   private constructor(gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions) {
@@ -254,12 +258,30 @@ export class Device {
         settle();
       };
       this.#waiting.add(failed);
+      if (this.isSoftware) this.#rest();
       work.then(
         (value) => end(() => resolve(value)),
         (error: unknown) => end(() => reject(error)),
       );
       if (this.#failure !== undefined) failed(this.#failure);
     });
+  }
+
+  /**
+   * Dawn's Node binding asks for news at every turn of the event loop and lets it turn as fast as it can, which takes from a
+   * software adapter the CPU that it computes on. While anything waits, each turn sleeps a little.
+   */
+  #rest(): void {
+    if (this.#isResting || typeof setImmediate === "undefined") return;
+    this.#isResting = true;
+    const neverChanges = new Int32Array(new SharedArrayBuffer(4));
+    const turn = () => {
+      this.#isResting = this.#waiting.size > 0;
+      if (!this.#isResting) return;
+      Atomics.wait(neverChanges, 0, 0, restMs);
+      setImmediate(turn);
+    };
+    setImmediate(turn);
   }
 
   /** Frees every buffer and the device. */
