@@ -1,9 +1,10 @@
 /**
  * Three projects: "cpu" runs every plain `*.test.ts` once; the suites that need a device, `*.gpu.test.ts`, run on
  * "swiftshader" and, where this machine has an adapter of its own, on "system". Their processes are started with the
- * driver's environment, one process a driver so that all files share a device.
+ * driver's environment, two at a time, for software drivers compile in one thread; the files of a process share a device.
  */
 import { spawnSync } from "node:child_process";
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 import { findBundle, swiftShaderEnvironment, unpackSwiftShader } from "./cli/swiftshader.ts";
 
@@ -23,7 +24,7 @@ function systemAdapter(): string | undefined {
   return probe.status === 0 ? probe.stdout.trim() || undefined : undefined;
 }
 
-function gpuProject(name: string, groupOrder: number, env: Record<string, string>) {
+function gpuProject(name: string, env: Record<string, string>) {
   return {
     extends: true as const,
     test: {
@@ -31,8 +32,8 @@ function gpuProject(name: string, groupOrder: number, env: Record<string, string
       include: [gpuTests],
       env,
       isolate: false,
-      maxWorkers: 1,
-      sequence: { groupOrder },
+      maxWorkers: Math.min(2, availableParallelism()),
+      sequence: { groupOrder: 1 },
       testTimeout: 120_000,
       hookTimeout: 120_000,
     },
@@ -46,6 +47,7 @@ const cpu = {
     globalSetup: ["test/build.ts"],
     include: ["test/**/*.test.ts"],
     exclude: [gpuTests],
+    maxWorkers: availableParallelism(),
     sequence: { groupOrder: 0 },
     testTimeout: 120_000,
     hookTimeout: 120_000,
@@ -54,8 +56,8 @@ const cpu = {
 
 const bundle = findBundle();
 const system = systemAdapter();
-const projects = [cpu, ...(bundle ? [gpuProject("swiftshader", 1, softwareEnvironment(bundle))] : [])];
-if (system !== undefined) projects.push(gpuProject("system", 2, { PHI_ADAPTER: process.env.PHI_ADAPTER ?? "" }));
+const projects = [cpu, ...(bundle ? [gpuProject("swiftshader", softwareEnvironment(bundle))] : [])];
+if (system !== undefined) projects.push(gpuProject("system", { PHI_ADAPTER: process.env.PHI_ADAPTER ?? "" }));
 
 function softwareEnvironment(found: NonNullable<ReturnType<typeof findBundle>>): Record<string, string> {
   return { ...swiftShaderEnvironment(unpackSwiftShader(found).folder), PHI_ADAPTER: "swiftshader" };
