@@ -224,14 +224,17 @@ function linearForm(kernel: Kernel) {
   return { layout, epilogue, isInt8, isPermuted, isJoined };
 }
 
-/** The input of a linear [count / cols, cols] as it is multiplied: kernels/activations/int8.wgsl. `at` are stored columns. */
-function int8Values(x: ArrayLike<number>, cols: number, perm: (column: number) => number): Float64Array {
+/** Which column of a linear's input a stored column of its weight belongs to. */
+type InputColumn = (column: number) => number;
+
+/** A linear's input [rows, cols] as it is multiplied where it becomes int8: kernels/activations/int8.wgsl. */
+function int8Values(x: ArrayLike<number>, cols: number, inputOf: InputColumn = (k) => k): Float64Array {
   const { blockCols } = weightLayouts.q8;
   const out = new Float64Array(x.length);
   for (let row = 0; row < x.length; row += cols) {
     for (let first = 0; first < cols; first += blockCols) {
       const length = Math.min(blockCols, cols - first);
-      const block = Array.from({ length }, (_, k) => row + perm(first + k));
+      const block = Array.from({ length }, (_, k) => row + inputOf(first + k));
       const step = Math.max(...block.map((i) => Math.abs(at(x, i)))) / 127;
       for (const i of block) out[i] = step === 0 ? 0 : step * Math.round(at(x, i) / step);
     }
@@ -240,11 +243,11 @@ function int8Values(x: ArrayLike<number>, cols: number, perm: (column: number) =
 }
 
 /** Numbers that int8 has nearly exactly, where every block of columns begins with the largest: no rounding is in doubt. */
-function int8Numbers(seed: number, count: number, cols: number, perm: (column: number) => number) {
+function int8Numbers(seed: number, count: number, cols: number, inputOf: InputColumn = (k) => k) {
   const out = numbers(seed, count).map((n) => Math.round(127 * n) / 127);
   const { blockCols } = weightLayouts.q8;
   for (let row = 0; row < count; row += cols) {
-    for (let first = 0; first < cols; first += blockCols) out[row + perm(first)] = 1;
+    for (let first = 0; first < cols; first += blockCols) out[row + inputOf(first)] = 1;
   }
   return out;
 }
@@ -260,7 +263,7 @@ function linear(kernel: Kernel, size: ProblemSize): Problem {
     : (size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203));
   const { row: weight, inputs } = packed(layout, { ...size, rows, parts, cols });
   // Stored column k belongs to input cols - 1 - k; the padding's entries lie past the input.
-  const inputOf = (column: number) => (isPermuted && column < cols ? cols - 1 - column : column);
+  const inputOf: InputColumn = (column) => (isPermuted && column < cols ? cols - 1 - column : column);
   const given = joined
     ? thirds(1, joined.splits * (cols + 4 * constant(kernel, "HEADS")))
     : isInt8
@@ -671,8 +674,8 @@ function expertLinear(kernel: Kernel, size: ProblemSize): Problem {
   const bound = { rows, parts, cols, group: size.group, first, rowsTotal: experts * expertRows };
   const { row: weight, inputs } = packed(layout, bound);
   const count = ((2 * seq) / perX) * cols;
-  const given = isInt8 ? int8Numbers(1, count, cols, (column) => column) : thirds(1, count);
-  const x = isInt8 ? int8Values(given, cols, (column) => column) : given;
+  const given = isInt8 ? int8Numbers(1, count, cols) : thirds(1, count);
+  const x = isInt8 ? int8Values(given, cols) : given;
   const weights = numbers(2, 2 * seq);
   const expertOf = (choice: number) => ((choice >> 1) + choice + 1) % routed;
   const routing = Float32Array.from({ length: 4 * seq }, (_, i) =>

@@ -124,6 +124,23 @@ describe("refused before a weight is read", () => {
     }
   });
 
+  test("a device that is lost while it is asked", async () => {
+    const adapter = await testAdapter();
+    const { features, limits, info } = adapter;
+    const opened: GPUDevice[] = [];
+    const requestDevice = async (descriptor?: GPUDeviceDescriptor) => {
+      const gpu = await adapter.requestDevice(descriptor);
+      opened.push(gpu);
+      return gpu;
+    };
+    const intercept = (_: string, label: string) => {
+      if (label.startsWith("requires")) for (const gpu of opened) gpu.destroy();
+    };
+    const wrapped = { features, limits, info, requestDevice } as unknown as GPUAdapter;
+    const loading = load(phiTiny, { quantize, activations: "int8", adapter: wrapped, device: { intercept } });
+    expect((await failure(loading, "gpu")).message).toMatch(/^the GPU device was lost/);
+  });
+
   test("a feature that nobody knows is not there", async () => {
     expect(await device.hasLanguageFeature("no_such_feature")).toBe(false);
   });
