@@ -7,9 +7,11 @@ import { fileURLToPath } from "node:url";
 
 /** The folder of package.json, above this file (`dist/cli` when built, `cli` in the tests). */
 function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, "package.json"))) folder = dirname(folder);
-  return folder;
+  const start = dirname(fileURLToPath(import.meta.url));
+  for (let folder = start; ; folder = dirname(folder)) {
+    if (existsSync(join(folder, "package.json"))) return folder;
+    if (folder === dirname(folder)) throw new Error(`${start}: no package.json above it`);
+  }
 }
 
 /** Where what phi keeps from one run to the next lies: `XDG_CACHE_HOME` or `~/.cache`. */
