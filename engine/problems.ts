@@ -800,7 +800,7 @@ function scan(kernel: Kernel, { rows = 37, cols = 200 }: ProblemSize): Problem {
 
 /** Rows of a matrix of float16, or of scales. */
 function tile(kernel: Kernel, { rows = 37, cols = 200, tileRows = 4 }: ProblemSize): Problem {
-  const itemWords = constant(kernel, "WORDS");
+  const itemWords = Number(variant(kernel)[0]) / 4;
   const items = Math.ceil(cols / 8);
   const different = Math.min(rows, mostRows);
   const data = repeated(new Uint32Array(numbers(1, different * items * itemWords).buffer), rows * items * itemWords);

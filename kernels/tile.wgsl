@@ -1,6 +1,6 @@
 // tile: rows of a matrix that lie row after row become tiles, whose rows lie item by item (weights/matrix.wgsl)
-//   rows, tiles [whole number of rows, order.items] items of WORDS words     grid: ceil(items of all rows / 64), a thread an item
-//   The last tile is lower where the rows do not fill it.
+//   rows, tiles [whole number of rows, order.items] items of UNITS units     grid: ceil(items of all rows / 64), a thread an item
+//   The last tile is lower where the rows do not fill it. Appended: units/*.
 
 struct Order {
   items: u32,   // of a row
@@ -8,10 +8,10 @@ struct Order {
 }
 
 @group(0) @binding(0) var<uniform> order: Order;
-@group(0) @binding(1) var<storage, read> rows: array<u32>;
-@group(0) @binding(2) var<storage, read_write> tiles: array<u32>;
+@group(0) @binding(1) var<storage, read> rows: array<Unit>;
+@group(0) @binding(2) var<storage, read_write> tiles: array<Unit>;
 
-override WORDS: u32;
+override UNITS: u32;
 
 @compute @workgroup_size(64)
 fn main(
@@ -20,7 +20,7 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let source = (id.y * count.x + id.x) * 64u + thread;
-  let rowCount = arrayLength(&rows) / WORDS / order.items;
+  let rowCount = arrayLength(&rows) / UNITS / order.items;
   let row = source / order.items;
   if (row >= rowCount) {
     return;
@@ -28,7 +28,7 @@ fn main(
   let first = row / order.height * order.height;
   let height = min(order.height, rowCount - first);
   let place = first * order.items + source % order.items * height + row - first;
-  for (var k = 0u; k < WORDS; k++) {
-    tiles[place * WORDS + k] = rows[source * WORDS + k];
+  for (var k = 0u; k < UNITS; k++) {
+    tiles[place * UNITS + k] = rows[source * UNITS + k];
   }
 }
