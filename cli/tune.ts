@@ -83,8 +83,8 @@ export function tuneText({ adapterName, kernels, whole, seconds }: TuneReport): 
     printable(adapterName),
     ...table.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd()), // biome-ignore format: one table
     ...whole.map(({ plan, tokens, defaultMs, chosenMs }) => {
-      const gain = `${percent(1 - chosenMs / defaultMs)} less`;
-      return `${plan} of ${tokens} tokens: ${defaultMs.toFixed(1)} ms, then ${chosenMs.toFixed(1)} ms, ${gain}`;
+      const change = `${percent(Math.abs(1 - chosenMs / defaultMs))} ${chosenMs > defaultMs ? "more" : "less"}`;
+      return `${plan} of ${tokens} tokens: ${defaultMs.toFixed(1)} ms, then ${chosenMs.toFixed(1)} ms, ${change}`;
     }),
     `${kernels.filter(({ chosenSize, defaultSize }) => chosenSize !== defaultSize).length} of ${kernels.length} kernels have another size; ${seconds.toFixed(0)} s`,
     "",

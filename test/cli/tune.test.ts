@@ -4,6 +4,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { forgetTuned, tunedStore } from "../../cli/remembered.ts";
+import { tuneText } from "../../cli/tune.ts";
 import { tempFolder } from "../engine/tempFolder.ts";
 import { phi } from "./process.ts";
 
@@ -11,6 +12,19 @@ const adapter = (device: string) =>
   ({ info: { vendor: "v", architecture: "a", device, description: "1.0" } }) as GPUAdapter;
 const size = { lanes: 1, groups: 16, subgroup: 8 };
 const tunedFiles = (folder: string) => readdirSync(folder).filter((name) => name.startsWith("tuned-"));
+
+test("a whole call says whether it takes less or more", () => {
+  const call = { tokens: 1, defaultMs: 20 };
+  const text = tuneText({
+    ...{ adapterName: "an adapter", notes: [], kernels: [], sizes: {}, keys: [], seconds: 1 },
+    whole: [
+      { ...call, plan: "prefill", chosenMs: 15 },
+      { ...call, plan: "decode", chosenMs: 21 },
+    ],
+  });
+  expect(text).toMatch(/prefill of 1 tokens: 20\.0 ms, then 15\.0 ms, 25 % less/);
+  expect(text).toMatch(/decode of 1 tokens: 20\.0 ms, then 21\.0 ms, 5 % more/);
+});
 
 describe("the store", () => {
   test("keeps sizes by adapter and features, and forgets them", () => {
