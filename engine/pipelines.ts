@@ -28,6 +28,25 @@ export interface Pipelines {
   readonly compileMs: number;
 }
 
+/** A bind group for each group number; `resourceOf` gives what is bound to a variable. Throws an Error where it has nothing. */
+export function bindGroups(
+  device: Device,
+  label: string,
+  { layouts, bindings }: Pipeline,
+  resourceOf: (name: string) => GPUBindingResource | undefined,
+): readonly GPUBindGroup[] {
+  return layouts.map((layout, group) => {
+    const entries = bindings
+      .filter((binding) => binding.group === group)
+      .map(({ name, binding }) => {
+        const resource = resourceOf(name);
+        if (resource === undefined) throw new Error(`${label}: nothing is bound to "${name}"`);
+        return { binding, resource };
+      });
+    return device.createBindGroup(label, layout, entries);
+  });
+}
+
 /** The module's text: the kernel's file first, so that a compiler's line numbers are those of the file. */
 async function moduleText(kernel: Kernel, texts: Map<string, Promise<string>>): Promise<string> {
   const parts = await Promise.all(

@@ -13,7 +13,7 @@ import { PhiError } from "./errors.ts";
 import type { PackedRows } from "./formats/format.ts";
 import { Graph } from "./graph.ts";
 import type { Architecture } from "./models/architecture.ts";
-import { createPipelines } from "./pipelines.ts";
+import { bindGroups, createPipelines } from "./pipelines.ts";
 import type { ScanSlot } from "./scan.ts";
 import { type MatrixRef, Weights } from "./weights.ts";
 
@@ -149,15 +149,8 @@ export function createQuantizer(device: Device): Quantizer {
       const encoder = device.createCommandEncoder(label);
       const pass = encoder.beginComputePass();
       pass.setPipeline(pipeline.gpu);
-      pipeline.layouts.forEach((layout, group) => {
-        const entries = pipeline.bindings
-          .filter((binding) => binding.group === group)
-          .map(({ name, binding }) => {
-            const resource = resources[name];
-            if (resource === undefined) throw new Error(`${kernel.name}: nothing is bound to "${name}"`);
-            return { binding, resource };
-          });
-        pass.setBindGroup(group, device.createBindGroup(label, layout, entries));
+      bindGroups(device, label, pipeline, (name) => resources[name]).forEach((group, index) => {
+        pass.setBindGroup(index, group);
       });
       const [x, y] = kernel.grid(rows);
       pass.dispatchWorkgroups(x, y);

@@ -4,7 +4,7 @@ import { stateWords } from "../kernels/next.ts";
 import type { Cache } from "./cache.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
-import type { Pipelines } from "./pipelines.ts";
+import { bindGroups, type Pipelines } from "./pipelines.ts";
 import type { Chooser, Operand, Plan, Step } from "./plan.ts";
 import type { DispatchFacts } from "./profile.ts";
 import type { GpuWeights } from "./upload.ts";
@@ -94,15 +94,9 @@ export async function createRunner(
   async function bindStep(step: Step): Promise<BoundStep> {
     const { kernel } = step;
     const pipeline = await pipelines.get(kernel);
-    const groups = pipeline.layouts.map((layout, group) => {
-      const entries = pipeline.bindings
-        .filter((binding) => binding.group === group)
-        .map(({ name, binding }) => {
-          const operand = step.bindings[name];
-          if (operand === undefined) throw new Error(`${step.label}: nothing is bound to "${name}"`);
-          return { binding, resource: bound(operand) };
-        });
-      return device.createBindGroup(step.label, layout, entries);
+    const groups = bindGroups(device, step.label, pipeline, (name) => {
+      const operand = step.bindings[name];
+      return operand && bound(operand);
     });
     return {
       pipeline: pipeline.gpu,

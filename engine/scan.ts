@@ -4,7 +4,7 @@ import { foundBytes, scan } from "../kernels/scan.ts";
 import { type PlainLayout, rowBytes } from "../kernels/weights.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
-import { createPipelines } from "./pipelines.ts";
+import { bindGroups, createPipelines } from "./pipelines.ts";
 import { type MatrixRef, type RowRange, storedRow, type TensorNeed } from "./weights.ts";
 
 /** The first of what was found. */
@@ -78,17 +78,12 @@ export function createScan(device: Device, ranges: number): WeightScan {
         words: { buffer: buffer.gpu },
         found: place,
       };
-      const entries = pipeline.bindings.map(({ name, binding }) => {
-        const resource = resources[name];
-        if (resource === undefined) throw new Error(`${kernel.name}: nothing is bound to "${name}"`);
-        return { binding, resource };
-      });
       const label = `${ref.key} ${kernel.name}`;
       const encoder = device.createCommandEncoder(label);
       const pass = encoder.beginComputePass();
       pass.setPipeline(pipeline.gpu);
-      pipeline.layouts.forEach((group, index) => {
-        pass.setBindGroup(index, device.createBindGroup(label, group, entries));
+      bindGroups(device, label, pipeline, (name) => resources[name]).forEach((group, index) => {
+        pass.setBindGroup(index, group);
       });
       const [workgroups] = kernel.grid(1);
       pass.dispatchWorkgroups(workgroups);

@@ -2,7 +2,7 @@
 
 import { tile } from "../kernels/tile.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
-import { createPipelines } from "./pipelines.ts";
+import { bindGroups, createPipelines } from "./pipelines.ts";
 
 /** Rows of a matrix in a buffer, one after the other. */
 export interface RowBuffer {
@@ -76,12 +76,8 @@ export function createTiler(device: Device, tileRows: number): Tiler {
         encoder.copyBufferToBuffer(buffer.gpu, place.offset, staging.gpu, 0, place.size);
         const pass = encoder.beginComputePass();
         pass.setPipeline(pipeline.gpu);
-        pipeline.layouts.forEach((layout, group) => {
-          const entries = pipeline.bindings.flatMap(({ name, binding }) => {
-            const resource = resources[name];
-            return resource === undefined ? [] : [{ binding, resource }];
-          });
-          pass.setBindGroup(group, device.createBindGroup(label, layout, entries));
+        bindGroups(device, label, pipeline, (name) => resources[name]).forEach((group, index) => {
+          pass.setBindGroup(index, group);
         });
         const [x, y] = kernel.grid(count * items);
         pass.dispatchWorkgroups(x, y);

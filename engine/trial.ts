@@ -3,7 +3,7 @@
 import type { Kernel } from "../kernels/kernel.ts";
 import { stateWords } from "../kernels/next.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
-import type { Pipelines } from "./pipelines.ts";
+import { bindGroups, type Pipelines } from "./pipelines.ts";
 import type { Output, Problem } from "./problems.ts";
 
 /** Dispose it. */
@@ -57,14 +57,7 @@ export async function createTrial(
       if (output !== undefined) results.push({ output, buffer });
     }
     const boundBytes = buffers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-    const groups = pipeline.layouts.map((layout, group) => {
-      const own = pipeline.bindings.filter((binding) => binding.group === group);
-      const entries = own.flatMap(({ name, binding }) => {
-        const resource = bound.get(name);
-        return resource === undefined ? [] : [{ binding, resource }];
-      });
-      return device.createBindGroup(label, layout, entries);
-    });
+    const groups = bindGroups(device, label, pipeline, (name) => bound.get(name));
     const [x, y, z] = kernel.grid(seq);
     const encode = (times: number) => {
       const encoder = device.createCommandEncoder(label);

@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 import { onTestFinished } from "vitest";
 import { Device, type DeviceBuffer } from "../../engine/device.ts";
 import { packQuantized } from "../../engine/formats/quantized.ts";
-import { createPipelines, type Pipelines } from "../../engine/pipelines.ts";
+import { bindGroups, createPipelines, type Pipelines } from "../../engine/pipelines.ts";
 import { tiled } from "../../engine/tiles.ts";
 import { type Kernel, stateSnippet } from "../../kernels/kernel.ts";
 import { groupShift, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
@@ -93,16 +93,7 @@ export async function runKernel<Operands extends Readonly<Record<string, Operand
       device.writeBuffer(buffer, 0, image);
       bound.set(name, { buffer: buffer.gpu, size: "vector" in operand ? words * 4 : image.byteLength });
     }
-    const groups = pipeline.layouts.map((layout, group) => {
-      const entries = pipeline.bindings
-        .filter((binding) => binding.group === group)
-        .map(({ name, binding }) => {
-          const resource = bound.get(name);
-          if (resource === undefined) throw new Error(`${kernel.name}: nothing is bound to "${name}"`);
-          return { binding, resource };
-        });
-      return device.createBindGroup(kernel.name, layout, entries);
-    });
+    const groups = bindGroups(device, kernel.name, pipeline, (name) => bound.get(name));
     const encoder = device.createCommandEncoder(kernel.name);
     const pass = encoder.beginComputePass();
     pass.setPipeline(pipeline.gpu);
