@@ -8,8 +8,9 @@ import { headVecs, type KvFormat } from "../kernels/attention.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 import { markBytes } from "../kernels/next.ts";
 import {
+  type BoundMatrix,
   type GroupSize,
-  groupShift,
+  matrixWords,
   type PlainLayout,
   permutationBytes,
   type QuantizedLayout,
@@ -155,22 +156,15 @@ function repeated<Words extends Data>(rows: Words, count: number): Words {
   return out as Words;
 }
 
-/** Where a matrix's rows are bound: `rows` of them in each of its parts, from the first on, of `rowsTotal`. */
-interface BoundRows {
-  readonly rows: number;
+interface BoundRows extends Omit<BoundMatrix, "packing"> {
   readonly parts: number;
-  readonly cols: number;
   readonly group?: GroupSize | undefined;
-  readonly tileRows?: number | undefined;
-  readonly first?: number;
-  readonly rowsTotal?: number;
 }
 
 function packed(layout: WeightLayout, bound: BoundRows): Packed {
-  const { rows, parts, cols, group = 64, tileRows = 4, first = 0, rowsTotal = rows } = bound;
+  const { rows, parts, cols, group = 64, tileRows = 4 } = bound;
   const all = rows * parts;
   const different = Math.min(all, mostRows);
-  const uniform = (shift: number) => Uint32Array.of(first, rows, rowsTotal, cols, shift, tileRows, all, 0);
   const rowOf =
     <Values extends Float32Array | Float64Array>(values: Values) =>
     (index: number) =>
@@ -190,14 +184,14 @@ function packed(layout: WeightLayout, bound: BoundRows): Packed {
       inputs: {
         weight: lay(words(matrix.weight), blockWords),
         scales: lay(words(matrix.scales), 1),
-        matrix: uniform(groupShift({ layout, group })),
+        matrix: matrixWords({ ...bound, tileRows, packing: { layout, group } }),
       },
     };
   }
   const values = numbers(3, different * cols);
   return {
     row: rowOf(values),
-    inputs: { weight: lay(packPlain(layout, values, cols), blockWords), matrix: uniform(0) },
+    inputs: { weight: lay(packPlain(layout, values, cols), blockWords), matrix: matrixWords({ ...bound, tileRows }) },
   };
 }
 
@@ -773,7 +767,7 @@ function quantize(kernel: Kernel, size: ProblemSize): Problem {
     inputs: {
       piece: Uint32Array.of(rows, 0, 0, 0),
       weight: repeat(weight),
-      matrix: Uint32Array.of(0, rows, rows, cols, 0, 1, rows, 0),
+      matrix: matrixWords({ rows, cols }),
     },
     outputs: {
       packed: { ...whole(repeat(words(matrix.weight))), ...exact },

@@ -4,6 +4,7 @@ import { type QuantizeShape, quantize, type ZeroKind } from "../kernels/quantize
 import {
   type GroupSize,
   groupSizes,
+  matrixWords,
   type Packing,
   type PlainLayout,
   type QuantizedLayout,
@@ -119,7 +120,7 @@ export function createQuantizer(device: Device): Quantizer {
   const pipelines = createPipelines(device);
   const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
   const pieceWords = device.createBuffer("quantize piece", 16, usage);
-  const matrixWords = device.createBuffer("quantize rows", 32, usage);
+  const matrix = device.createBuffer("quantize rows", 32, usage);
   let staging: DeviceBuffer | undefined;
 
   return {
@@ -136,11 +137,11 @@ export function createQuantizer(device: Device): Quantizer {
       const pipeline = await pipelines.get(kernel);
       device.writeBuffer(staging, 0, weight as Uint8Array<ArrayBuffer>);
       device.writeBuffer(pieceWords, 0, Uint32Array.of(rows, firstRow, 0, 0));
-      device.writeBuffer(matrixWords, 0, Uint32Array.of(0, rows, rows, cols, 0, 1, rows, 0));
+      device.writeBuffer(matrix, 0, matrixWords({ rows, cols }));
       const resources: Readonly<Record<string, GPUBufferBinding>> = {
         piece: { buffer: pieceWords.gpu },
         weight: { buffer: staging.gpu },
-        matrix: { buffer: matrixWords.gpu },
+        matrix: { buffer: matrix.gpu },
         packed: { buffer: job.weight.gpu },
         scales: { buffer: job.scales.gpu },
         found: slot.binding,
@@ -161,7 +162,7 @@ export function createQuantizer(device: Device): Quantizer {
     dispose() {
       staging?.dispose();
       pieceWords.dispose();
-      matrixWords.dispose();
+      matrix.dispose();
     },
   };
 }

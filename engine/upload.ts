@@ -2,8 +2,8 @@
 
 import type { ZeroKind } from "../kernels/quantize.ts";
 import {
-  groupShift,
   groupSizes,
+  matrixWords,
   type Packing,
   permutationBytes,
   type QuantizedLayout,
@@ -430,16 +430,8 @@ export async function uploadWeights(
       await write(weight, row * weightRow, piece.weight);
       if (scales !== undefined && piece.scales !== undefined) await write(scales, row * scaleRow, piece.scales);
     });
-    const words = Uint32Array.of(
-      range.firstRow,
-      range.rows,
-      ref.rows,
-      ref.cols,
-      groupShift(packing),
-      tileRows,
-      rows,
-      0,
-    );
+    const { parts, cols, rows: rowsTotal } = ref;
+    const words = matrixWords({ rows: range.rows, cols, first: range.firstRow, rowsTotal, parts, packing, tileRows });
     const uniformUsage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const shape = device.createBuffer(`${ref.key} rows`, words.byteLength, uniformUsage);
     device.writeBuffer(shape, 0, words);

@@ -66,9 +66,29 @@ export function permutationBytes(layout: QuantizedLayout, cols: number): number 
   return 4 * blockCols * Math.ceil(cols / blockCols);
 }
 
-/** Blocks that share a scale, as a power of two: what `matrix.groupShift` holds. */
-export function groupShift(packing: Packing): number {
+/** Blocks that share a scale, as a power of two. */
+function groupShift(packing: Packing): number {
   return "group" in packing ? Math.log2(packing.group / weightLayouts[packing.layout].blockCols) : 0;
+}
+
+/** A binding's rows of a matrix; what is absent is what a matrix has that is bound as a whole, its rows one after the other. */
+export interface BoundMatrix {
+  /** Rows of each part, the first of them row `first` of the `rowsTotal` that a part has. */
+  readonly rows: number;
+  readonly cols: number;
+  readonly first?: number | undefined;
+  readonly rowsTotal?: number | undefined;
+  readonly parts?: number | undefined;
+  readonly packing?: Packing | undefined;
+  /** Rows that lie block by block. */
+  readonly tileRows?: number | undefined;
+}
+
+/** The words of the uniform `matrix` (weights/matrix.wgsl). */
+export function matrixWords(bound: BoundMatrix): Uint32Array<ArrayBuffer> {
+  const { rows, cols, first = 0, rowsTotal = rows, parts = 1, packing, tileRows = 1 } = bound;
+  const shift = packing === undefined ? 0 : groupShift(packing);
+  return Uint32Array.of(first, rows, rowsTotal, cols, shift, tileRows, rows * parts, 0);
 }
 
 const matrix = new URL("./weights/matrix.wgsl", import.meta.url);

@@ -10,6 +10,7 @@ import {
 } from "../../kernels/attention.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import { matvec } from "../../kernels/matvec.ts";
+import { matrixWords } from "../../kernels/weights.ts";
 import { type NastyMode, randomValues } from "../reference/compare.ts";
 import type { Numbers } from "../reference/ops.ts";
 import * as reference from "../reference/ops.ts";
@@ -504,11 +505,7 @@ async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promis
       { layout: "f32", epilogue: "none", cols, rangeRows: cols, joined },
       { lanes: 1, groups: 8, subgroup },
     );
-    const weights = {
-      x: Float32Array.from(o),
-      weight: identity,
-      matrix: Uint32Array.of(0, cols, cols, cols, 0, 1, cols),
-    };
+    const weights = { x: Float32Array.from(o), weight: identity, matrix: matrixWords({ rows: cols, cols }) };
     const y = shape.splits === 1 ? o : (await runKernel(reader, call, { ...weights, y: { output: cols } as const })).y;
 
     const q = Float64Array.from({ length: cols }, (_, i) => appended.q[Math.floor(i / headDim) * stride + (i % headDim)] ?? 0); // biome-ignore format: one line

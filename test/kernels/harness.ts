@@ -12,7 +12,7 @@ import { packQuantized } from "../../engine/formats/quantized.ts";
 import { bindGroups, createPipelines, type Pipelines } from "../../engine/pipelines.ts";
 import { tiled } from "../../engine/tiles.ts";
 import { type Kernel, stateSnippet } from "../../kernels/kernel.ts";
-import { groupShift, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
+import { matrixWords, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights.ts";
 import { testAdapter } from "../gpu.ts";
 import { coordinates, type NastyMode, randomValues } from "../reference/compare.ts";
 import { decodeHalves, encodeHalves, type Numbers } from "../reference/ops.ts";
@@ -201,7 +201,7 @@ export function weightOperands(
     tiled(joined(...starts.map((start) => part(start, rows))), { rows: all, itemWords, tileRows });
   return {
     weight: lay(weight.words, weightLayouts[packing.layout].bytesPerBlock / 4),
-    matrix: Uint32Array.of(first, rows, rowsTotal, cols, groupShift(packing), tileRows, all),
+    matrix: matrixWords({ ...range, cols, packing, tileRows }),
     ...("group" in packing ? { scales: lay(weight.scales, 1) } : {}),
   };
 }

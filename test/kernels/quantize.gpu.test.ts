@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { unpackQuantized } from "../../engine/formats/quantized.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import { type QuantizeShape, quantize } from "../../kernels/quantize.ts";
-import { rowBytes, scaleRowBytes } from "../../kernels/weights.ts";
+import { matrixWords, rowBytes, scaleRowBytes } from "../../kernels/weights.ts";
 import { type NastyMode, seededRandom } from "../reference/compare.ts";
 import { decodeHalf, encodeHalf } from "../reference/ops.ts";
 import { searchGroup } from "../reference/quantized.ts";
@@ -22,7 +22,7 @@ async function run(shape: QuantizeShape, rows: number, weight: Uint32Array<Array
     {
       piece: Uint32Array.of(rows, 1, 0),
       weight,
-      matrix: Uint32Array.of(0, rows, rows, cols, 0, 1, rows),
+      matrix: matrixWords({ rows, cols }),
       packed: { output: (rows + 1) * weightWords },
       scales: { output: (rows + 1) * scaleWords },
       found: { inPlace: new Uint32Array(5) },
