@@ -665,7 +665,7 @@ function expertLinear(kernel: Kernel, size: ProblemSize): Problem {
   const experts = isMatvec ? routed : constant(kernel, "EXPERTS");
   const [first, rows] = size.rows === undefined ? [expertRows, Math.min(37, expertRows)] : [0, size.rows];
   const cols = size.cols ?? (has(kernel, "/aligned.wgsl") ? 256 : 203);
-  const bound = { rows, parts, cols, group: size.group, first, rowsTotal: experts * expertRows };
+  const bound = { ...size, rows, parts, cols, first, rowsTotal: experts * expertRows };
   const { row: weight, inputs } = packed(layout, bound);
   const count = ((2 * seq) / perX) * cols;
   const given = isInt8 ? int8Numbers(1, count, cols) : thirds(1, count);
