@@ -45,6 +45,9 @@ const defaultWatchdogMs = { gpu: 30_000, software: 300_000 };
 /** How long the event loop sleeps at a time while a software adapter computes: short beside a token's time. */
 const restMs = 0.5;
 
+/** A storage binding may begin at multiples of this on every adapter (minStorageBufferOffsetAlignment's default). */
+export const bindingAlignment = 256;
+
 /** What an adapter calls itself. */
 export function adapterName(info: GPUAdapterInfo): string {
   return [info.vendor, info.architecture, info.description || info.device].filter((s) => s !== "").join(" ");

@@ -2,7 +2,7 @@
 
 import { foundBytes, scan } from "../kernels/scan.ts";
 import { type PlainLayout, rowBytes } from "../kernels/weights.ts";
-import type { Device, DeviceBuffer } from "./device.ts";
+import { bindingAlignment, type Device, type DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
 import { bindGroups, createPipelines } from "./pipelines.ts";
 import { type MatrixRef, type RowRange, storedRow, type TensorNeed } from "./weights.ts";
@@ -40,8 +40,8 @@ export interface WeightScan {
   dispose(): void;
 }
 
-/** A binding may begin at multiples of this on every adapter (minStorageBufferOffsetAlignment's default). */
-const slotBytes = 256;
+/** A slot's finds take less. */
+const slotBytes = bindingAlignment;
 
 /** A scan of at most `ranges` row ranges. */
 export function createScan(device: Device, ranges: number): WeightScan {

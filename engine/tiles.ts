@@ -1,7 +1,7 @@
 /** Puts the rows of a loaded matrix into tiles (kernels/weights/matrix.wgsl), a piece at a time. */
 
 import { tile } from "../kernels/tile.ts";
-import type { Device, DeviceBuffer } from "./device.ts";
+import { bindingAlignment, type Device, type DeviceBuffer } from "./device.ts";
 import { bindGroups, createPipelines } from "./pipelines.ts";
 
 /** Rows of a matrix in a buffer, one after the other. */
@@ -40,11 +40,10 @@ export interface Tiler {
 
 /** Bytes that are copied aside at a time, or a tile where that is more. */
 const pieceBytes = 4 << 20;
-/** A binding may begin at multiples of this on every adapter (minStorageBufferOffsetAlignment's default). */
-const alignedBytes = 256;
 
 /** Makes tiles of `tileRows` rows; with 1 it has nothing to do. */
 export function createTiler(device: Device, tileRows: number): Tiler {
+  if (tileRows === 1) return { add: async () => undefined, dispose: () => undefined };
   const pipelines = createPipelines(device);
   const order = device.createBuffer("tile order", 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
   let staging: DeviceBuffer | undefined;
@@ -52,10 +51,10 @@ export function createTiler(device: Device, tileRows: number): Tiler {
   return {
     async add({ buffer, rows, rowBytes, itemBytes }) {
       const items = rowBytes / itemBytes;
-      if (tileRows === 1 || items === 1) return;
+      if (items === 1) return;
       const kernel = tile(itemBytes);
       const pipeline = await pipelines.get(kernel);
-      const leastRows = Math.max(tileRows, alignedBytes / 4); // whole tiles, and aligned whatever words a row has
+      const leastRows = Math.max(tileRows, bindingAlignment / 4); // whole tiles, and aligned whatever words a row has
       const pieceRows = Math.min(rows, leastRows * Math.max(1, Math.floor(pieceBytes / (leastRows * rowBytes))));
       if (staging === undefined || staging.sizeBytes < pieceRows * rowBytes) {
         staging?.dispose();
