@@ -126,6 +126,7 @@ const chunkBytes = 8 << 20; // what an upload quantizes at a time
 /** Every kernel that a model runs, each once, and those that its weights go through as they are loaded. */
 function modelCases(preset: SyntheticPreset, device: Device, options: KernelBenchOptions): readonly Case[] {
   const { layouts, kv: formats, activations, tokens } = options;
+  const tileRows = tileRowsFor(device);
   return configsOf(preset, options.config).flatMap((config) => {
     const architecture = readArchitecture(readConfig("config.json", new TextEncoder().encode(JSON.stringify(config))));
     const plans = layouts.flatMap((layout) =>
@@ -145,8 +146,8 @@ function modelCases(preset: SyntheticPreset, device: Device, options: KernelBenc
         to === "q4" || to === "q8" ? [quantize({ from: "f16", to, group: 32, zero: "any", cols })] : [],
       ),
       scan("f16", rows * rowBytes("f16", cols)),
-      tile(weightLayouts.f16.bytesPerBlock),
-    ].map((kernel) => ({ name: `weights ${kernel.name}`, kernel, size: { rows, cols, tileRows: 32 } }));
+      ...(tileRows > 1 ? [tile(weightLayouts.f16.bytesPerBlock)] : []),
+    ].map((kernel) => ({ name: `weights ${kernel.name}`, kernel, size: { rows, cols, tileRows } }));
     return [...plans, ...loading].map((one) => ({ ...one, name: `${preset} ${one.name}` }));
   });
 }
