@@ -66,7 +66,8 @@ const smallBytes = 1 << 20;
 const shrunkBytes = 1 << 16;
 
 /**
- * Has an adapter's device make a small buffer wherever more than a mebibyte is asked for, and ignore writes to it. The
+ * Has an adapter's device make a small buffer wherever more than a mebibyte is asked for, and ignore what is written or
+ * copied to it. The
  * null backend allows all buffers together 512 MiB and computes nothing: no model of real size would fit and none needs
  * its room, for what the host does for a token does not depend on the size of a buffer. Buffers begin as zeros and
  * what is read back stays so: that backend leaves memory as it finds it and copies nothing.
@@ -77,9 +78,11 @@ export function withSmallBuffers(adapter: GPUAdapter): void {
     const device = await requestDevice(descriptor);
     const { queue } = device;
     const createBuffer = device.createBuffer.bind(device);
+    const createCommandEncoder = device.createCommandEncoder.bind(device);
     const writeBuffer = queue.writeBuffer.bind(queue);
     const shrunk = new WeakSet<GPUBuffer>();
     device.createBuffer = (asked) => {
+      if ((asked.usage & GPUBufferUsage.MAP_WRITE) !== 0) return createBuffer(asked);
       const isWhole = asked.size <= smallBytes || (asked.usage & GPUBufferUsage.MAP_READ) !== 0;
       const size = isWhole ? asked.size : shrunkBytes;
       const buffer = createBuffer({ ...asked, size, usage: asked.usage | GPUBufferUsage.COPY_DST });
@@ -89,6 +92,14 @@ export function withSmallBuffers(adapter: GPUAdapter): void {
     };
     queue.writeBuffer = (buffer, ...rest) => {
       if (!shrunk.has(buffer)) writeBuffer(buffer, ...rest);
+    };
+    device.createCommandEncoder = (descriptor) => {
+      const encoder = createCommandEncoder(descriptor);
+      const copy = encoder.copyBufferToBuffer.bind(encoder);
+      encoder.copyBufferToBuffer = ((from: GPUBuffer, at: number, to: GPUBuffer, toAt: number, size: number) => {
+        if (!shrunk.has(to)) copy(from, at, to, toAt, size);
+      }) as typeof copy;
+      return encoder;
     };
     return device;
   };

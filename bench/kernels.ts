@@ -22,8 +22,7 @@ import { foldedGrid, type Kernel, stateSnippet } from "../kernels/kernel.ts";
 import type { ActivationFormat } from "../kernels/linear.ts";
 import { quantize } from "../kernels/quantize.ts";
 import { scan } from "../kernels/scan.ts";
-import { tile } from "../kernels/tile.ts";
-import { type Packing, rowBytes, type WeightLayout, weightLayouts } from "../kernels/weights.ts";
+import { type Packing, rowBytes, type WeightLayout } from "../kernels/weights.ts";
 import { type Figure, spread } from "./report.ts";
 import type { Roofline } from "./roofline.ts";
 import { planSynthetic, type SyntheticPreset } from "./synthetic.ts";
@@ -146,7 +145,6 @@ function modelCases(preset: SyntheticPreset, device: Device, options: KernelBenc
         to === "q4" || to === "q8" ? [quantize({ from: "f16", to, group: 32, zero: "any", cols })] : [],
       ),
       scan("f16", rows * rowBytes("f16", cols)),
-      ...(tileRows > 1 ? [tile(weightLayouts.f16.bytesPerBlock)] : []),
     ].map((kernel) => ({ name: `weights ${kernel.name}`, kernel, size: { rows, cols, tileRows } }));
     return [...plans, ...loading].map((one) => ({ ...one, name: `${preset} ${one.name}` }));
   });

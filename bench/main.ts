@@ -2,6 +2,8 @@
 import { createReadStream } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { readText } from "../cli/input.ts";
@@ -249,15 +251,28 @@ interface LoadCommandOptions extends ModelOptions {
 
 async function load(options: LoadCommandOptions & { readonly context: number }, startBytes: number): Promise<void> {
   const folder = await openModelFolder(options.model);
-  const opened = await openWorkingAdapter(options.adapter);
+  let opened = await openWorkingAdapter(options.adapter);
   if (opened === undefined) return;
+  const environment = environmentOf(opened);
+  const software = opened.isSoftware;
+  // A software driver keeps the memory that it has had for as long as Dawn's instance lives, and loads into used memory are
+  // faster than a user's first.
+  setFlagsFromString("--expose-gc");
+  const collectGarbage = runInNewContext("gc") as () => void;
+  const nextAdapter = async () => {
+    opened?.release();
+    opened = undefined;
+    collectGarbage();
+    opened = await openWorkingAdapter(options.adapter);
+    if (opened === undefined) throw new PhiError("machine", "the adapter cannot be opened once more");
+    return opened.adapter;
+  };
   try {
-    const environment = environmentOf(opened);
     const { kv, context, repetitions, newTokens } = options;
     const figures = await benchLoad({
       folder,
-      nextAdapter: () => anotherAdapter(opened),
-      software: opened.isSoftware,
+      nextAdapter,
+      software,
       kv,
       context,
       repetitions,
@@ -270,7 +285,7 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
     const table = { command: "load", model: modelName(folder.name), settings, figures };
     await report([table], environment, options.json);
   } finally {
-    opened.release();
+    opened?.release();
   }
 }
 

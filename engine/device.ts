@@ -221,19 +221,29 @@ export class Device {
 
   /** Maps a MAP_READ buffer, copies `sizeBytes` out and unmaps it. */
   async readBack(buffer: DeviceBuffer, sizeBytes: number): Promise<ArrayBuffer> {
-    this.#call("mapAsync", buffer.label);
-    try {
-      await this.#guard(buffer.gpu.mapAsync(GPUMapMode.READ, 0, sizeBytes), buffer.label);
-    } catch (error) {
-      this.check();
-      throw error instanceof PhiError
-        ? error
-        : new PhiError("gpu", `reading ${buffer.label}: ${firstLine(String(error))}`);
-    }
+    await this.#map(buffer, GPUMapMode.READ, sizeBytes);
     const bytes = buffer.gpu.getMappedRange(0, sizeBytes).slice(0);
     buffer.gpu.unmap();
     this.check();
     return bytes;
+  }
+
+  /** Maps a MAP_WRITE buffer: what is written there is the buffer's as soon as it is unmapped. */
+  async mapForWriting(buffer: DeviceBuffer): Promise<ArrayBuffer> {
+    await this.#map(buffer, GPUMapMode.WRITE, buffer.sizeBytes);
+    return buffer.gpu.getMappedRange();
+  }
+
+  async #map(buffer: DeviceBuffer, mode: GPUMapModeFlags, sizeBytes: number): Promise<void> {
+    this.#call("mapAsync", buffer.label);
+    try {
+      await this.#guard(buffer.gpu.mapAsync(mode, 0, sizeBytes), buffer.label);
+    } catch (error) {
+      this.check();
+      throw error instanceof PhiError
+        ? error
+        : new PhiError("gpu", `mapping ${buffer.label}: ${firstLine(String(error))}`);
+    }
   }
 
   /** The first failure is the device's; everything that waits for the GPU ends with it. */

@@ -14,6 +14,7 @@ import { createQuantizer, type QuantizeScheme, quantizeTargets } from "./quantiz
 import { bitsPerElement, safetensorsHeader, type TensorInfo, type TensorSpec } from "./safetensors.ts";
 import { createScan } from "./scan.ts";
 import type { Folder } from "./source.ts";
+import { createStaging } from "./staging.ts";
 import { type CheckedWeights, checkWeights, refuseFinds, refuseNonFinite } from "./upload.ts";
 import type { MatrixRef, TensorNeed } from "./weights.ts";
 
@@ -361,7 +362,7 @@ function moduleWriter(
     device,
     modules.reduce((sum, module) => sum + Math.ceil(module.rows / stripRows(module)), 0),
   );
-  const quantizer = createQuantizer(device);
+  const quantizer = createQuantizer(device, createStaging(device));
   const buffers = new Map<string, DeviceBuffer>();
   /** A buffer of a kind, at least so large; the one before it goes. */
   const buffer = (label: string, bytes: number, usage: GPUBufferUsageFlags): DeviceBuffer => {
@@ -393,7 +394,7 @@ function moduleWriter(
         const weight = buffer("packed", weightBytes, onGpu);
         const scales = buffer("scales", scaleBytes, onGpu);
         const slot = scan.slot(ref, range, packing.layout);
-        const job = { key: need.name, from: packing.layout, to: layout, group, zero, cols } as const;
+        const job = { key: need.name, from: packing.layout, to: layout, group, zero, rows: count, cols } as const;
         let row = 0;
         for await (const piece of weights.source(need).rows(read, first, count, packing)) {
           await quantizer.add({ ...job, weight, scales, slot }, piece, row);

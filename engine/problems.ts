@@ -7,6 +7,7 @@
 import { headVecs, type KvFormat } from "../kernels/attention.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 import { markBytes } from "../kernels/next.ts";
+import { pieceWords } from "../kernels/quantize.ts";
 import {
   type BoundMatrix,
   type GroupSize,
@@ -169,9 +170,9 @@ function packed(layout: WeightLayout, bound: BoundRows): Packed {
     <Values extends Float32Array | Float64Array>(values: Values) =>
     (index: number) =>
       values.subarray((index % different) * cols, ((index % different) + 1) * cols);
-  const lay = <Words extends Data>(one: Words, itemWords: number) =>
-    tiled(repeated(one, (one.length / different) * all), { rows: all, itemWords, tileRows });
-  const blockWords = weightLayouts[layout].bytesPerBlock / 4;
+  const lay = <Words extends Data>(one: Words, itemBytes: number) =>
+    tiled(repeated(one, (one.length / different) * all), { rows: all, itemBytes, tileRows });
+  const { bytesPerBlock } = weightLayouts[layout];
   if (layout === "q4" || layout === "q8") {
     const groups = Math.ceil(cols / group);
     const most = layout === "q4" ? 16 : 256;
@@ -182,8 +183,8 @@ function packed(layout: WeightLayout, bound: BoundRows): Packed {
     return {
       row: rowOf(unpackQuantized(layout, matrix, { rows: different, cols, group })),
       inputs: {
-        weight: lay(words(matrix.weight), blockWords),
-        scales: lay(words(matrix.scales), 1),
+        weight: lay(words(matrix.weight), bytesPerBlock),
+        scales: lay(words(matrix.scales), 4),
         matrix: matrixWords({ ...bound, tileRows, packing: { layout, group } }),
       },
     };
@@ -191,7 +192,10 @@ function packed(layout: WeightLayout, bound: BoundRows): Packed {
   const values = numbers(3, different * cols);
   return {
     row: rowOf(values),
-    inputs: { weight: lay(packPlain(layout, values, cols), blockWords), matrix: matrixWords({ ...bound, tileRows }) },
+    inputs: {
+      weight: lay(packPlain(layout, values, cols), bytesPerBlock),
+      matrix: matrixWords({ ...bound, tileRows }),
+    },
   };
 }
 
@@ -746,7 +750,7 @@ function expertSum(kernel: Kernel, { seq = 2 }: ProblemSize): Problem {
 function quantize(kernel: Kernel, size: ProblemSize): Problem {
   const [from, to, groupText] = variant(kernel) as [PlainLayout, QuantizedLayout, string];
   const group = Number(groupText) as GroupSize;
-  const { rows = 5, cols = 4 * group } = size;
+  const { rows = 5, cols = 4 * group, tileRows = 4 } = size;
   const different = Math.min(rows, mostRows);
   const groups = Math.ceil(cols / group);
   const most = to === "q4" ? 16 : 256;
@@ -760,18 +764,19 @@ function quantize(kernel: Kernel, size: ProblemSize): Problem {
   const matrix = packQuantized(to, { ...own, q, scale, zero });
   const weight = packPlain(from, Float32Array.from(unpackQuantized(to, matrix, own)), cols);
   const repeat = <Words extends Data>(one: Words) => repeated(one, (one.length / different) * rows);
+  const lay = (one: Data, itemBytes: number) => tiled(repeat(one), { rows, itemBytes, tileRows });
   const [x, y] = kernel.grid(rows);
   const exact = { read: integers, tolerance: 0 };
   return {
     ...{ seq: rows, past: 0, kvRows: 1 },
     inputs: {
-      piece: Uint32Array.of(rows, 0, 0, 0),
+      piece: pieceWords({ rows, firstRow: 0, rowsTotal: rows, tileRows }),
       weight: repeat(weight),
       matrix: matrixWords({ rows, cols }),
     },
     outputs: {
-      packed: { ...whole(repeat(words(matrix.weight))), ...exact },
-      scales: { ...whole(repeat(words(matrix.scales))), ...exact },
+      packed: { ...whole(lay(words(matrix.weight), weightLayouts[to].bytesPerBlock)), ...exact },
+      scales: { ...whole(lay(words(matrix.scales), 4)), ...exact },
       found: { ...whole([0, 0, x * y, 0, 0]), ...exact },
     },
   };
@@ -790,17 +795,6 @@ function scan(kernel: Kernel, { rows = 37, cols = 200 }: ProblemSize): Problem {
   const [workgroups] = kernel.grid(1);
   const found = { ...whole([1, ~element >>> 0, workgroups, 0, 0]), read: integers, tolerance: 0 };
   return { seq: 1, past: 0, kvRows: 1, inputs: { words: all }, outputs: { found } };
-}
-
-/** Rows of a matrix of float16, or of scales. */
-function tile(kernel: Kernel, { rows = 37, cols = 200, tileRows = 4 }: ProblemSize): Problem {
-  const itemWords = Number(variant(kernel)[0]) / 4;
-  const items = Math.ceil(cols / 8);
-  const different = Math.min(rows, mostRows);
-  const data = repeated(new Uint32Array(numbers(1, different * items * itemWords).buffer), rows * items * itemWords);
-  const tiles = { ...whole(tiled(data, { rows, itemWords, tileRows })), read: integers, tolerance: 0 };
-  const inputs = { order: Uint32Array.of(items, tileRows, 0, 0), rows: data };
-  return { seq: rows * items, past: 0, kvRows: 1, inputs, outputs: { tiles }, vectors: ["rows"] };
 }
 
 const problems: Readonly<Record<string, (kernel: Kernel, size: ProblemSize) => Problem>> = {
@@ -823,7 +817,6 @@ const problems: Readonly<Record<string, (kernel: Kernel, size: ProblemSize) => P
   sample: (_, size) => chooser({ temperature: 0.8, topK: 200, topP: 0.9, minP: 0.01, repetitionPenalty: 1.3 }, size),
   scan,
   sparsemixer,
-  tile,
 };
 
 /** A problem for a kernel; undefined where there is no reference. */

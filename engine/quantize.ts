@@ -1,6 +1,6 @@
 /** Float weights become integers on the GPU while they are loaded: which ones, and how they get there. */
 
-import { type QuantizeShape, quantize, type ZeroKind } from "../kernels/quantize.ts";
+import { pieceWords, type QuantizeShape, quantize, type ZeroKind } from "../kernels/quantize.ts";
 import {
   type GroupSize,
   groupSizes,
@@ -16,6 +16,7 @@ import { Graph } from "./graph.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { bindGroups, createPipelines } from "./pipelines.ts";
 import type { ScanSlot } from "./scan.ts";
+import type { Staging } from "./staging.ts";
 import { type MatrixRef, Weights } from "./weights.ts";
 
 export const weightTypes = ["int4", "int8", "none"] as const;
@@ -102,7 +103,10 @@ export interface QuantizeJob {
   readonly to: QuantizedLayout;
   readonly group: GroupSize;
   readonly zero: ZeroKind;
+  /** Of the job's buffers, and how they lie there. */
+  readonly rows: number;
   readonly cols: number;
+  readonly tileRows?: number;
   readonly weight: DeviceBuffer;
   readonly scales: DeviceBuffer;
   /** Where what cannot be quantized is counted. */
@@ -116,31 +120,31 @@ export interface Quantizer {
 }
 
 /** A quantizer with a buffer for one piece of plain rows: the GPU takes them one after the other. */
-export function createQuantizer(device: Device): Quantizer {
+export function createQuantizer(device: Device, staging: Staging): Quantizer {
   const pipelines = createPipelines(device);
   const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-  const pieceWords = device.createBuffer("quantize piece", 16, usage);
+  const pieceBuffer = device.createBuffer("quantize piece", 32, usage);
   const matrix = device.createBuffer("quantize rows", 32, usage);
-  let staging: DeviceBuffer | undefined;
+  let plainRows: DeviceBuffer | undefined;
 
   return {
     async add(job, { rows, weight }, firstRow) {
       if (rows === 0) return;
-      const { key, cols, slot } = job;
-      if (staging === undefined || staging.sizeBytes < weight.byteLength) {
-        staging?.dispose();
+      const { key, rows: rowsTotal, cols, tileRows = 1, slot } = job;
+      if (plainRows === undefined || plainRows.sizeBytes < weight.byteLength) {
+        plainRows?.dispose();
         const storage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
-        staging = device.createBuffer("quantize staging", weight.byteLength, storage);
+        plainRows = device.createBuffer("plain rows", weight.byteLength, storage);
       }
       const shape: QuantizeShape = job;
       const kernel = quantize(shape);
       const pipeline = await pipelines.get(kernel);
-      device.writeBuffer(staging, 0, weight as Uint8Array<ArrayBuffer>);
-      device.writeBuffer(pieceWords, 0, Uint32Array.of(rows, firstRow, 0, 0));
+      await staging.write(plainRows, 0, weight.byteLength, (bytes) => bytes.set(weight));
+      device.writeBuffer(pieceBuffer, 0, pieceWords({ rows, firstRow, rowsTotal, tileRows }));
       device.writeBuffer(matrix, 0, matrixWords({ rows, cols }));
       const resources: Readonly<Record<string, GPUBufferBinding>> = {
-        piece: { buffer: pieceWords.gpu },
-        weight: { buffer: staging.gpu },
+        piece: { buffer: pieceBuffer.gpu },
+        weight: { buffer: plainRows.gpu },
         matrix: { buffer: matrix.gpu },
         packed: { buffer: job.weight.gpu },
         scales: { buffer: job.scales.gpu },
@@ -160,8 +164,8 @@ export function createQuantizer(device: Device): Quantizer {
       device.submit(label, [encoder.finish()]);
     },
     dispose() {
-      staging?.dispose();
-      pieceWords.dispose();
+      plainRows?.dispose();
+      pieceBuffer.dispose();
       matrix.dispose();
     },
   };

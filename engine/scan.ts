@@ -1,6 +1,6 @@
-/** Looks for weights that are not finite, on the GPU, while they are uploaded: no pass over them on the host. */
+/** Looks for weights that are not finite while they are uploaded. */
 
-import { foundBytes, scan } from "../kernels/scan.ts";
+import { exponents, foundBytes, scan } from "../kernels/scan.ts";
 import { type PlainLayout, rowBytes } from "../kernels/weights.ts";
 import { bindingAlignment, type Device, type DeviceBuffer } from "./device.ts";
 import { PhiError } from "./errors.ts";
@@ -23,19 +23,21 @@ export interface Finds {
   readonly tooLarge: Found | undefined;
 }
 
-/** Where the quantizer counts what it finds in a row range. */
+/** Where what is found in a row range is counted. */
 export interface ScanSlot {
   readonly binding: GPUBufferBinding;
   /** States the workgroups of a dispatch that counts there. */
   expect(workgroups: number): void;
+  /** Scans packed rows `row` … of the range on the host. */
+  look(rows: Uint8Array, row: number): void;
+  /** Scans the range on the GPU, where its rows lie one after the other, after what was submitted so far. */
+  scan(buffer: DeviceBuffer): Promise<void>;
 }
 
 export interface WeightScan {
-  /** Scans a row range that was written, after what was submitted so far. */
-  add(ref: MatrixRef, range: RowRange, layout: PlainLayout, buffer: DeviceBuffer): Promise<void>;
-  /** A place for the quantizer's own finds in a row range, in the order of its plain rows. */
+  /** A place for what is found in a row range, in the order of its plain rows. */
   slot(ref: MatrixRef, range: RowRange, layout: PlainLayout): ScanSlot;
-  /** What was found, the first in the order of `add` and `slot`. */
+  /** What was found, the first in the order of the slots. */
   finds(): Promise<Finds>;
   dispose(): void;
 }
@@ -53,16 +55,42 @@ export function createScan(device: Device, ranges: number): WeightScan {
     readonly range: RowRange;
     readonly rowElements: number;
     workgroups: number;
+    /** What was found on the host. */
+    count: number;
+    element: number;
   }[] = [];
 
   function slot(ref: MatrixRef, range: RowRange, layout: PlainLayout): ScanSlot {
     const binding = { buffer: found.gpu, offset: scanned.length * slotBytes, size: slotBytes };
     const elementBytes = layout === "f32" ? 4 : 2;
-    const entry = { ref, range, rowElements: rowBytes(layout, ref.cols) / elementBytes, workgroups: 0 };
+    const rowElements = rowBytes(layout, ref.cols) / elementBytes;
+    const entry = { ref, range, rowElements, workgroups: 0, count: 0, element: Number.POSITIVE_INFINITY };
     scanned.push(entry);
     return {
       binding,
       expect(workgroups) {
+        entry.workgroups += workgroups;
+      },
+      look(rows, row) {
+        const { count, element } = nonFiniteOf(rows, layout);
+        entry.count += count;
+        entry.element = Math.min(entry.element, row * rowElements + element);
+      },
+      async scan(buffer) {
+        const kernel = scan(layout, buffer.sizeBytes);
+        const pipeline = await pipelines.get(kernel);
+        const resources: Readonly<Record<string, GPUBufferBinding>> = { words: { buffer: buffer.gpu }, found: binding };
+        const label = `${ref.key} ${kernel.name}`;
+        const encoder = device.createCommandEncoder(label);
+        const pass = encoder.beginComputePass();
+        pass.setPipeline(pipeline.gpu);
+        bindGroups(device, label, pipeline, (name) => resources[name]).forEach((group, index) => {
+          pass.setBindGroup(index, group);
+        });
+        const [workgroups] = kernel.grid(1);
+        pass.dispatchWorkgroups(workgroups);
+        pass.end();
+        device.submit(label, [encoder.finish()]);
         entry.workgroups += workgroups;
       },
     };
@@ -70,27 +98,6 @@ export function createScan(device: Device, ranges: number): WeightScan {
 
   return {
     slot,
-    async add(ref, range, layout, buffer) {
-      const { binding: place, expect } = slot(ref, range, layout);
-      const kernel = scan(layout, buffer.sizeBytes);
-      const pipeline = await pipelines.get(kernel);
-      const resources: Readonly<Record<string, GPUBufferBinding>> = {
-        words: { buffer: buffer.gpu },
-        found: place,
-      };
-      const label = `${ref.key} ${kernel.name}`;
-      const encoder = device.createCommandEncoder(label);
-      const pass = encoder.beginComputePass();
-      pass.setPipeline(pipeline.gpu);
-      bindGroups(device, label, pipeline, (name) => resources[name]).forEach((group, index) => {
-        pass.setBindGroup(index, group);
-      });
-      const [workgroups] = kernel.grid(1);
-      pass.dispatchWorkgroups(workgroups);
-      pass.end();
-      device.submit(label, [encoder.finish()]);
-      expect(workgroups);
-    },
     async finds() {
       const staging = device.createBuffer("scan", sizeBytes, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
       try {
@@ -104,7 +111,7 @@ export function createScan(device: Device, ranges: number): WeightScan {
           if (ran !== entry.workgroups)
             throw new PhiError("gpu", `${entry.ref.key}: the check of its numbers did not run`);
           return {
-            nonFinite: { ...entry, count, element: ~notFirst >>> 0 },
+            nonFinite: { ...entry, count: entry.count + count, element: Math.min(entry.element, ~notFirst >>> 0) },
             tooLarge: { ...entry, count: tooLarge, element: ~notFirstTooLarge >>> 0 },
           };
         });
@@ -138,4 +145,32 @@ function locate({ ref, range, rowElements, element }: Counted): Omit<Found, "cou
   const packedRow = Math.floor(element / rowElements);
   const part = Math.floor(packedRow / range.rows);
   return { ...storedRow(ref, part, range.firstRow + (packedRow % range.rows)), col: element % rowElements };
+}
+
+/** How many packed elements are NaN or infinite, and the index of the first, judged as in kernels/scan.wgsl. */
+function nonFiniteOf(bytes: Uint8Array, layout: PlainLayout): { readonly count: number; readonly element: number } {
+  const { all, lowest, perWord } = exponents[layout];
+  const whole = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  const words = new Uint32Array(whole.buffer, whole.byteOffset, whole.byteLength / 4); // a block is of several
+  let [a, b, c, d] = [0, 0, 0, 0];
+  for (let i = 0; i + 3 < words.length; i += 4) {
+    a |= ((words[i] as number) & all) + lowest;
+    b |= ((words[i + 1] as number) & all) + lowest;
+    c |= ((words[i + 2] as number) & all) + lowest;
+    d |= ((words[i + 3] as number) & all) + lowest;
+  }
+  const signs = (all << 1) & ~all;
+  if (((a | b | c | d) & signs) === 0) return { count: 0, element: Number.POSITIVE_INFINITY };
+
+  const bits = perWord === 1 ? [0x80000000] : [0x8000, 0x80000000];
+  let count = 0;
+  let element = Number.POSITIVE_INFINITY;
+  words.forEach((word, i) => {
+    bits.forEach((bit, k) => {
+      if ((((word & all) + lowest) & bit) === 0) return;
+      count++;
+      element = Math.min(element, perWord * i + k);
+    });
+  });
+  return { count, element };
 }

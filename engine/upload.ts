@@ -15,15 +15,23 @@ import type { Checkpoint } from "./checkpoint.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { PhiError, printable } from "./errors.ts";
 import { awq } from "./formats/awq.ts";
-import type { MatrixFormat, MatrixSource, PackedRows, Problem, ReadTensor } from "./formats/format.ts";
+import {
+  type MatrixFormat,
+  type MatrixSource,
+  type PackedRows,
+  type Problem,
+  pieceBytes,
+  type ReadTensor,
+} from "./formats/format.ts";
 import { gptq } from "./formats/gptq.ts";
 import { type FloatTensor, floatTensor, isPlain, plain, plainBytes, toFloat32 } from "./formats/plain.ts";
 import { openQuantization, type Quantization } from "./formats/quantization.ts";
 import { type Architecture, limits } from "./models/architecture.ts";
-import { createQuantizer, type QuantizeTargets } from "./quantize.ts";
+import { createQuantizer, type Quantizer, type QuantizeTargets } from "./quantize.ts";
 import type { TensorInfo } from "./safetensors.ts";
-import { createScan, type Finds } from "./scan.ts";
-import { createTiler } from "./tiles.ts";
+import { createScan, type Finds, type ScanSlot } from "./scan.ts";
+import { createStaging } from "./staging.ts";
+import { tileWriter } from "./tiles.ts";
 import {
   type MatrixRef,
   type RowRange,
@@ -256,8 +264,6 @@ export interface GpuWeights {
   vector(ref: VectorRef): DeviceBuffer;
 }
 
-const flushBytes = 32 << 20; // a writeBuffer's staging memory is freed by the next finished submit; two are on their way
-
 /** Throws the PhiError "checkpoint" of a number that is not finite. */
 export function refuseNonFinite(
   tensor: TensorInfo,
@@ -326,6 +332,40 @@ function everySecond({ rows, weight, scales }: PackedRows, first: number): Packe
   return { rows: count, weight: pick(weight), ...(scales && { scales: pick(scales) }) };
 }
 
+/** A vector, or a row range of a matrix, where what is found in its plain rows is counted. */
+type Job =
+  | { readonly ref: VectorRef }
+  | { readonly ref: MatrixRef; readonly range: RowRange; readonly index: number; readonly slot: ScanSlot | undefined };
+
+/** What one of the jobs that run at a time has for itself. */
+interface Lane {
+  readonly quantizer: Quantizer;
+  /** For pieces of rows. */
+  readonly memory: Uint8Array;
+}
+
+/**
+ * Runs jobs, each lane one after the other, in their order. Throws the error of the first job that fails, when those that
+ * had begun have ended.
+ */
+async function inLanes<Job, Lane>(
+  jobs: readonly Job[],
+  lanes: readonly Lane[],
+  run: (job: Job, lane: Lane) => Promise<void>,
+): Promise<void> {
+  const waiting = [...jobs.entries()];
+  const failed = new Map<number, unknown>();
+  await Promise.all(
+    lanes.map(async (lane) => {
+      for (let next = waiting.shift(); next !== undefined && failed.size === 0; next = waiting.shift()) {
+        const [index, job] = next;
+        await run(job, lane).catch((error: unknown) => failed.set(index, error));
+      }
+    }),
+  );
+  if (failed.size > 0) throw failed.get(Math.min(...failed.keys()));
+}
+
 interface UploadOptions {
   /** Take weights that are NaN or infinite. */
   readonly allowNonFinite?: boolean | undefined;
@@ -336,7 +376,7 @@ interface UploadOptions {
 }
 
 /**
- * Streams all declared weights to the GPU, a piece at a time. Throws PhiError "checkpoint" for a weight that is not
+ * Streams all declared weights to the GPU in pieces: while one is read, another is packed. Throws PhiError "checkpoint" for a weight that is not
  * finite, "io", "machine" or "aborted".
  */
 export async function uploadWeights(
@@ -348,34 +388,25 @@ export async function uploadWeights(
   const matrices = new Map<string, GpuRange[]>();
   const vectors = new Map<string, DeviceBuffer>();
   let doneBytes = 0;
-  let pendingBytes = 0;
-  let batch: Promise<void> = Promise.resolve();
-  const ranges = [...weights.declared.values()].flatMap((ref) =>
-    ref.kind === "matrix" ? rowRanges(ref, weights.packing(ref), device.maxBindingBytes) : [],
+  const refs = [...weights.declared.values()];
+  const rangesOf = (ref: MatrixRef) => rowRanges(ref, weights.packing(ref), device.maxBindingBytes);
+  const scan = createScan(
+    device,
+    refs.reduce((sum, ref) => sum + (ref.kind === "matrix" ? rangesOf(ref).length : 0), 0),
   );
-  const scan = createScan(device, ranges.length);
-  const quantizer = createQuantizer(device);
-  const tiler = createTiler(device, tileRows);
-
-  async function write(buffer: DeviceBuffer, offsetBytes: number, data: Uint8Array): Promise<void> {
-    device.writeBuffer(buffer, offsetBytes, data as Uint8Array<ArrayBuffer>);
-    await written(data.byteLength);
-  }
-
-  async function written(bytes: number): Promise<void> {
-    pendingBytes += bytes;
-    if (pendingBytes >= flushBytes) await flush();
-  }
-
-  /** Waits for the batch before, so that the GPU takes one while the next is read. */
-  async function flush(): Promise<void> {
-    device.submit("weights", []);
-    const before = batch;
-    batch = device.workDone();
-    batch.catch(() => undefined); // whoever waits for it is told
-    pendingBytes = 0;
-    await before;
-  }
+  const jobs = refs.flatMap((ref): readonly Job[] => {
+    if (ref.kind === "vector") return [{ ref }];
+    const delivered = weights.delivered(ref);
+    return rangesOf(ref).map((range, index) => {
+      const slot = "group" in delivered ? undefined : scan.slot(ref, range, delivered.layout);
+      return { ref, range, index, slot };
+    });
+  });
+  const staging = createStaging(device);
+  const lanes = Array.from({ length: weights.quantization === undefined ? 2 : 1 }, () => ({
+    quantizer: createQuantizer(device, staging),
+    memory: new Uint8Array(pieceBytes),
+  }));
 
   const read: ReadTensor = async (tensor, offsetBytes, lengthBytes, into) => {
     if (signal?.aborted) throw new PhiError("aborted", "loading was stopped");
@@ -389,13 +420,14 @@ export async function uploadWeights(
   async function eachPiece(
     ref: MatrixRef,
     range: RowRange,
+    memory: Uint8Array,
     take: (piece: PackedRows, row: number) => Promise<void>,
   ): Promise<void> {
     const delivered = weights.delivered(ref);
     for (const { need, first, rows, part, partRow } of storedRows(ref, range)) {
       let before = 0;
       const rowOf = (half: number, n: number) => half * range.rows + partRow + n - range.firstRow;
-      for await (const piece of weights.source(need).rows(read, first, rows, delivered)) {
+      for await (const piece of weights.source(need).rows(read, first, rows, delivered, memory)) {
         if (part !== "alternating") await take(piece, rowOf(part, before));
         else {
           for (const half of [0, 1]) {
@@ -407,38 +439,49 @@ export async function uploadWeights(
     }
   }
 
-  async function uploadRange(ref: MatrixRef, range: RowRange, packing: Packing): Promise<GpuRange> {
+  async function uploadRange(
+    { ref, range, slot }: Extract<Job, { ref: MatrixRef }>,
+    { memory, quantizer }: Lane,
+  ): Promise<GpuRange> {
+    const packing = weights.packing(ref);
     const weightRow = rowBytes(packing.layout, ref.cols);
     const scaleRow = scaleRowBytes(packing, ref.cols);
-    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
     const rows = range.rows * ref.parts;
     const weight = device.createBuffer(ref.key, rows * weightRow, usage);
     const scales = scaleRow > 0 ? device.createBuffer(`${ref.key} scales`, rows * scaleRow, usage) : undefined;
     const delivered = weights.delivered(ref);
     const job =
-      scales !== undefined && "group" in packing && !("group" in delivered)
-        ? { ...packing, from: delivered.layout, scales, slot: scan.slot(ref, range, delivered.layout) }
+      scales !== undefined && slot !== undefined && "group" in packing && !("group" in delivered)
+        ? { ...packing, from: delivered.layout, scales, slot }
         : undefined;
-    await eachPiece(ref, range, async (piece, row) => {
+    const scanned = "group" in packing || allowNonFinite || device.isNull ? undefined : slot;
+    const isTiled = tileRows > 1;
+    const { bytesPerBlock } = weightLayouts[packing.layout];
+    const takeRows = tileWriter({ rows, rowBytes: weightRow, itemBytes: bytesPerBlock, tileRows }, (...tiles) =>
+      staging.write(weight, ...tiles),
+    );
+    const takeScales =
+      scales &&
+      tileWriter({ rows, rowBytes: scaleRow, itemBytes: 4, tileRows }, (...tiles) => staging.write(scales, ...tiles));
+    await eachPiece(ref, range, memory, async (piece, row) => {
       if (job !== undefined) {
         const { from, layout: to, group, slot } = job;
-        const shape = { key: ref.key, from, to, group, zero: weights.zero, cols: ref.cols };
+        const shape = { key: ref.key, from, to, group, zero: weights.zero, rows, cols: ref.cols, tileRows };
         await quantizer.add({ ...shape, weight, scales: job.scales, slot }, piece, row);
-        await written(piece.weight.byteLength);
         return;
       }
-      await write(weight, row * weightRow, piece.weight);
-      if (scales !== undefined && piece.scales !== undefined) await write(scales, row * scaleRow, piece.scales);
+      // Rows that become tiles on the host are scanned there too, while they are in its caches.
+      if (isTiled) scanned?.look(piece.weight, row);
+      await takeRows(row, piece.weight);
+      if (piece.scales !== undefined) await takeScales?.(row, piece.scales);
     });
     const { parts, cols, rows: rowsTotal } = ref;
     const words = matrixWords({ rows: range.rows, cols, first: range.firstRow, rowsTotal, parts, packing, tileRows });
     const uniformUsage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const shape = device.createBuffer(`${ref.key} rows`, words.byteLength, uniformUsage);
     device.writeBuffer(shape, 0, words);
-    if (!("group" in packing) && !allowNonFinite && !device.isNull) await scan.add(ref, range, packing.layout, weight);
-    const { bytesPerBlock } = weightLayouts[packing.layout];
-    await tiler.add({ buffer: weight, rows, rowBytes: weightRow, itemBytes: bytesPerBlock });
-    if (scales !== undefined) await tiler.add({ buffer: scales, rows, rowBytes: scaleRow, itemBytes: 4 });
+    if (!isTiled) await scanned?.scan(weight);
     const perm = "group" in packing && packing.permuted ? uploadPermutation(ref, range, packing.layout) : undefined;
     return { weight, shape, ...(scales && { scales }), ...(perm && { perm }) };
   }
@@ -456,15 +499,6 @@ export async function uploadWeights(
     return buffer;
   }
 
-  async function uploadMatrix(ref: MatrixRef): Promise<GpuRange[]> {
-    const packing = weights.packing(ref);
-    const ranges: GpuRange[] = [];
-    for (const range of rowRanges(ref, packing, device.maxBindingBytes)) {
-      ranges.push(await uploadRange(ref, range, packing));
-    }
-    return ranges;
-  }
-
   async function uploadVector(ref: VectorRef): Promise<DeviceBuffer> {
     const buffer = device.createBuffer(ref.key, ref.length * 4, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
     const vector = Float32Array.from(ref.values ?? new Float32Array(ref.length));
@@ -480,20 +514,23 @@ export async function uploadWeights(
     }
     const half = ref.length / 2;
     const ordered = ref.alternating ? vector.map((_, i) => vector[2 * (i % half) + Math.floor(i / half)] ?? 0) : vector;
-    await write(buffer, 0, new Uint8Array(ordered.buffer));
+    device.writeBuffer(buffer, 0, ordered);
     return buffer;
   }
 
-  for (const ref of weights.declared.values()) {
-    if (ref.kind === "matrix") matrices.set(ref.key, await uploadMatrix(ref));
-    else vectors.set(ref.key, await uploadVector(ref));
-  }
-  await flush();
-  await batch;
+  await inLanes(jobs, lanes, async (job, lane) => {
+    if (!("range" in job)) vectors.set(job.ref.key, await uploadVector(job.ref));
+    else {
+      const ranges = matrices.get(job.ref.key) ?? [];
+      matrices.set(job.ref.key, ranges);
+      ranges[job.index] = await uploadRange(job, lane);
+    }
+  });
+  await device.workDone();
   const { nonFinite, tooLarge } = device.isNull ? {} : await scan.finds();
   scan.dispose();
-  quantizer.dispose();
-  tiler.dispose();
+  for (const { quantizer } of lanes) quantizer.dispose();
+  staging.dispose();
   await refuseFinds({ nonFinite: allowNonFinite ? undefined : nonFinite, tooLarge }, weights, read);
   await checkpoint.assertUnchanged();
 

@@ -13,6 +13,20 @@ export interface QuantizeShape {
   readonly cols: number;
 }
 
+/** Rows that are quantized by a dispatch: they become rows `firstRow` … of the outputs, which have `rowsTotal` in all. */
+export interface QuantizePiece {
+  readonly rows: number;
+  readonly firstRow: number;
+  readonly rowsTotal: number;
+  /** Rows that lie block by block in the outputs (weights/matrix.wgsl). */
+  readonly tileRows: number;
+}
+
+/** The words of the uniform `piece`. */
+export function pieceWords({ rows, firstRow, rowsTotal, tileRows }: QuantizePiece): Uint32Array<ArrayBuffer> {
+  return Uint32Array.of(rows, firstRow, rowsTotal, tileRows, 0, 0, 0, 0);
+}
+
 /** Rows of a plain weight → packed integers, scales and zeros; `seq` of the grid is the number of rows. */
 export function quantize({ from, to, group, zero, cols }: QuantizeShape): Kernel {
   const groups = Math.ceil(cols / group);

@@ -1,5 +1,5 @@
 // quantize: rows of a plain weight become integers, scales and zeros: w ≈ scale * (q - zero), q from 0 to LEVELS
-//   weight [piece.rows, cols] in a plain layout     packed, scales: rows piece.firstRow … of a q4 or q8 matrix
+//   weight [piece.rows, cols] in a plain layout, in rows     packed, scales: rows piece.firstRow … of a q4 or q8 matrix, in tiles
 //   grid: ceil(piece.rows * groups in a row / 64), a thread a group
 //   The scale and the zero are searched for least squared error: two starts, the group's range and one a tenth smaller,
 //   are improved three times each by the least-squares line through (q, w), as in ggml's make_qkx2_quants. Scale and zero
@@ -8,8 +8,10 @@
 
 struct Piece {
   rows: u32,
-  firstRow: u32,  // row of the outputs that the first row becomes
-  start: u32,     // always 0: see begin() in state.wgsl
+  firstRow: u32,   // row of the outputs that the first row becomes
+  rowsTotal: u32,  // of the outputs
+  tileRows: u32,   // of the outputs
+  start: u32,      // always 0: see begin() in state.wgsl
 }
 
 // As in scan.wgsl. Indices count the elements of the plain rows, with their padding, as the outputs' rows lie.
@@ -210,8 +212,9 @@ fn main(
     }
   }
 
-  let at = (piece.firstRow + row) * groups + group;
-  let element = (piece.firstRow + row) * blocksPerRow() * BLOCK + group * GROUP;
+  let rowOut = piece.firstRow + row;
+  let at = placeIn(rowOut, group, groups, piece.tileRows, piece.rowsTotal);
+  let element = rowOut * blocksPerRow() * BLOCK + group * GROUP;
   if (bad > 0u) {
     atomicAdd(&found.count, bad);
     atomicMax(&found.notFirst, ~(element + firstBad));
@@ -242,8 +245,9 @@ fn main(
       }
     }
     if (block < blocksOut) {
+      let placeOut = placeIn(rowOut, block, blocksOut, piece.tileRows, piece.rowsTotal);
       for (var k = 0u; k < wordsOut; k++) {
-        packed[((piece.firstRow + row) * blocksOut + block) * wordsOut + k] = bits[k];
+        packed[placeOut * wordsOut + k] = bits[k];
       }
     }
   }

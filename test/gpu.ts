@@ -24,3 +24,14 @@ export async function testAdapter(): Promise<GPUAdapter> {
   };
   return { features: new Set<string>(), limits, info, requestDevice } as unknown as GPUAdapter;
 }
+
+/** An adapter that says that it is a GPU: the engine treats it as one, in sizes, in how weights lie and in their scan. */
+export async function gpuAdapter(): Promise<GPUAdapter> {
+  const adapter = await testAdapter();
+  const { features, limits } = adapter;
+  const { subgroupMinSize, subgroupMaxSize } = adapter.info;
+  const names = { vendor: "test", architecture: "gpu", device: "test-gpu", description: "Test GPU" };
+  const info = { ...names, isFallbackAdapter: false, subgroupMinSize, subgroupMaxSize };
+  const requestDevice = adapter.requestDevice.bind(adapter);
+  return { features, limits, info, requestDevice } as unknown as GPUAdapter;
+}

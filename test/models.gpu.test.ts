@@ -4,11 +4,14 @@
  */
 import { afterAll, describe, expect, test } from "vitest";
 import { type LoadOptions, loadModel, type Model, openFolder } from "../engine/index.ts";
-import { testAdapter } from "./gpu.ts";
+import { gpuAdapter, testAdapter } from "./gpu.ts";
 import { expectClose } from "./reference/compare.ts";
 import { type CaseEntry, listCases, loadCase } from "./reference/fixture.ts";
 
 const cases = listCases(({ modelType }) => ["phi", "phi3", "phi3small", "phimoe"].includes(modelType));
+
+/** Where each kernel takes seconds to compile, or has no variants, the sizes for GPUs are not tried once more. */
+const isPlainest = process.env.PHI_ADAPTER === "swiftshader" || process.env.PHI_FEATURES === "none";
 
 /** Steps whose best two logits are nearer than this may go either way. */
 const closeMargin = { f32: 1e-3, f16: 0.05 };
@@ -129,6 +132,17 @@ describe.each(cases.map((entry) => [entry.name, entry] as const))("%s", (_name, 
       compared += expectGreedy(await greedy(model, ids, expected.length), expected, greedyMargins, closeMargin.f16);
     }
     expect(compared).toBeGreaterThan(24);
+  });
+
+  test.skipIf(isPlainest)("as on a GPU, whose rows lie one after the other", async () => {
+    const model = await open({ adapter: await gpuAdapter() });
+    expect(model.adapterName).toBe("test gpu Test GPU");
+    for (const { ids, logits, greedy: expected, greedyMargins } of reference.prompts) {
+      if (logits === undefined) continue;
+      const shape = [ids.length, reference.vocab];
+      expectClose(await allLogits(model, ids), logits, { atol: 5e-4, shape, why: "NOTES.md: f32 engines" });
+      expectGreedy(await greedy(model, ids, 8), expected.slice(0, 8), greedyMargins.slice(0, 8), closeMargin.f32);
+    }
   });
 
   test.skipIf(entry.quantized)("nothing is left on the GPU", async () => {

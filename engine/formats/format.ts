@@ -36,10 +36,11 @@ export interface MatrixSource {
   readonly storedBytes: number;
   /**
    * Rows firstRow … firstRow + rows - 1 in order, some MiB at a time, in the source's own packing or in one that
-   * `commonPacking` gave. The next piece may lie where the last one lay. Throws a PhiError "checkpoint" for contents that
+   * `commonPacking` gave. The next piece may lie where the last one lay, as it may in `memory` (fresh memory costs a third
+   * of a read): the caller uses that for nothing else before it has taken the last piece. Throws a PhiError "checkpoint" for contents that
    * the format does not have.
    */
-  rows(read: ReadTensor, firstRow: number, rows: number, as: Packing): AsyncIterable<PackedRows>;
+  rows(read: ReadTensor, firstRow: number, rows: number, as: Packing, memory?: Uint8Array): AsyncIterable<PackedRows>;
   /** The input that each packed column belongs to [cols], where rows are packed as permuted. */
   permutation?(): Uint32Array<ArrayBuffer>;
 }
@@ -61,6 +62,12 @@ export interface Problem {
 
 /** Bytes that a source reads and gives at a time, about. */
 export const pieceBytes = 8 << 20;
+
+/** Rows that make a piece: a multiple of 32 where there are as many, so that a tile (engine/tiles.ts) is seldom cut. */
+export function rowsOfPiece(rowBytes: number): number {
+  const most = Math.floor(pieceBytes / rowBytes);
+  return most < 32 ? Math.max(1, most) : most - (most % 32);
+}
 
 /** Whether a tensor has the shape that the model expects; extra rows are allowed where `need` says so. */
 export function hasShape(tensor: TensorInfo, need: TensorNeed): boolean {

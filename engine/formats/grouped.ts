@@ -8,7 +8,14 @@ import { type GroupSize, groupSizes, type Packing, rowBytes, scaleRowBytes } fro
 import { PhiError, printable } from "../errors.ts";
 import type { TensorInfo } from "../safetensors.ts";
 import type { TensorNeed } from "../weights.ts";
-import { type MatrixFormat, type MatrixSource, type Problem, pieceBytes, type ReadTensor } from "./format.ts";
+import {
+  type MatrixFormat,
+  type MatrixSource,
+  type Problem,
+  pieceBytes,
+  type ReadTensor,
+  rowsOfPiece,
+} from "./format.ts";
 import { fromHalf, isPlain, type PlainDType, plainBytes, toFloat32, toHalf } from "./plain.ts";
 import type { Quantization } from "./quantization.ts";
 
@@ -248,7 +255,7 @@ async function* stripRows(
   const columns = natural ? Uint32Array.from(groupOf.keys()) : sorted; // sorted columns of no act-order are in order
   const order = paddedOrder(columns, 32);
   const wordsPerRow = rowBytes(layout, cols) / 4;
-  const most = Math.max(1, Math.floor(pieceBytes / (natural ? 4 * cols : wordsPerRow * 4)));
+  const most = rowsOfPiece(natural ? 4 * cols : wordsPerRow * 4);
   for (let done = 0; done < rows; done += most) {
     const count = Math.min(most, rows - done);
     const first = firstRow - start + done;

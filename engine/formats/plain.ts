@@ -4,7 +4,7 @@ import { type PlainLayout, rowBytes } from "../../kernels/weights.ts";
 import { printable } from "../errors.ts";
 import type { TensorInfo } from "../safetensors.ts";
 import type { TensorNeed } from "../weights.ts";
-import { hasShape, type MatrixFormat, type MatrixSource, type Problem, pieceBytes } from "./format.ts";
+import { hasShape, type MatrixFormat, type MatrixSource, type Problem, rowsOfPiece } from "./format.ts";
 
 /** The dtypes of safetensors that are read here. */
 export type PlainDType = "F32" | "F16" | "BF16";
@@ -104,14 +104,15 @@ function plainMatrix(tensor: FloatTensor, need: TensorNeed): MatrixSource {
     tensors: [tensor],
     packing: { layout: layouts[tensor.dtype] },
     storedBytes: tensorRows * storedRowBytes,
-    async *rows(read, firstRow, rows, as) {
+    async *rows(read, firstRow, rows, as, memory) {
       if ("group" in as) throw new Error(`${need.name} is not stored as ${as.layout}`);
-      const most = Math.max(1, Math.floor(pieceBytes / storedRowBytes));
-      const piece = new Uint8Array(Math.min(most, rows) * storedRowBytes); // fresh memory costs a third of a read
+      const most = rowsOfPiece(storedRowBytes);
+      const bytes = Math.min(most, rows) * storedRowBytes;
+      const piece = memory !== undefined && memory.byteLength >= bytes ? memory : new Uint8Array(bytes);
       for (let row = firstRow; row < firstRow + rows; row += most) {
         const count = Math.min(most, firstRow + rows - row);
-        const bytes = await read(tensor, row * storedRowBytes, count * storedRowBytes, piece);
-        yield { rows: count, weight: packRows(bytes, tensor.dtype, as.layout, cols) };
+        const stored = await read(tensor, row * storedRowBytes, count * storedRowBytes, piece);
+        yield { rows: count, weight: packRows(stored, tensor.dtype, as.layout, cols) };
       }
     },
   };

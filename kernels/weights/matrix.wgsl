@@ -28,7 +28,12 @@ fn blocksPerRow() -> u32 {
 // Where a row's item (block, or scale) of its `items` lies: tiles of rows lie one after the other, in a tile the first items
 // of its rows, then their second ones, and so on. The last tile is lower where the rows do not fill it.
 fn placeOf(row: u32, item: u32, items: u32) -> u32 {
-  let first = row & ~(matrix.tileRows - 1u);
-  let height = min(matrix.tileRows, matrix.bound - first);
+  return placeIn(row, item, items, matrix.tileRows, matrix.bound);
+}
+
+// The same for a matrix of `bound` rows that is not the bound one.
+fn placeIn(row: u32, item: u32, items: u32, tileRows: u32, bound: u32) -> u32 {
+  let first = row & ~(tileRows - 1u);
+  let height = min(tileRows, bound - first);
   return first * items + item * height + row - first;
 }

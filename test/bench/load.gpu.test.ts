@@ -28,7 +28,8 @@ test.skipIf(isSlow)("a layer of phi-2 becomes int4 with little more GPU memory t
   const sample = (name: string) => figures.find((figure) => figure.name === name)?.samples[0] ?? Number.NaN;
   // 5 bits of 16 a weight, scales and zeros included; 9 in head and embedding.
   expect(sample("weights on the GPU") / sample("weights in the files")).toBeLessThan(0.35);
-  // A piece of the files' rows, the cache of 16 positions and activations of as many tokens.
-  expect(sample("GPU buffers at most") - sample("weights on the GPU")).toBeLessThan(16);
+  // Staging of eight pieces, one for each of two lanes that is quantized, the cache of 16 positions, activations of as
+  // many tokens; the layer's weights take 150 as they are stored.
+  expect(sample("GPU buffers at most") - sample("weights on the GPU")).toBeLessThan(96);
   expect(sample("3 tokens after the load")).toBeGreaterThan(0); // their logits differ, or benchLoad throws
 });

@@ -5,7 +5,7 @@ import { loadModel, openFolder } from "../../engine/index.ts";
 import { createScan } from "../../engine/scan.ts";
 import { type MatrixRef, rowRanges, Weights } from "../../engine/weights.ts";
 import { type PlainLayout, rowBytes } from "../../kernels/weights.ts";
-import { testAdapter } from "../gpu.ts";
+import { gpuAdapter, testAdapter } from "../gpu.ts";
 import { kernelSetup, liveBuffers, packedWeight } from "../kernels/harness.ts";
 import { failure, tempFolder } from "./tempFolder.ts";
 
@@ -29,6 +29,7 @@ async function find(
   ref: MatrixRef,
   put: readonly (readonly [row: number, col: number, bits: number])[],
   rangeBytes: number,
+  where: "GPU" | "host",
 ) {
   const { device } = await kernelSetup();
   const packed = packedWeight(7, { layout }, ref.rows * ref.parts, ref.cols, "mixed");
@@ -41,6 +42,7 @@ async function find(
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
     const buffer = device.createBuffer("m", partBytes * ref.parts, usage);
     buffers.push(buffer);
+    const all = new Uint8Array(partBytes * ref.parts);
     for (let part = 0; part < ref.parts; part++) {
       const first = part * ref.rows + range.firstRow;
       const words = packed.words(first, range.rows);
@@ -50,9 +52,17 @@ async function find(
           elements[((row - first) * rowBytes(layout, ref.cols)) / elementBytes + col] = bits;
         }
       }
-      device.writeBuffer(buffer, part * partBytes, words);
+      all.set(new Uint8Array(words.buffer), part * partBytes);
     }
-    await scan.add(ref, range, layout, buffer);
+    const slot = scan.slot(ref, range, layout);
+    if (where === "GPU") {
+      device.writeBuffer(buffer, 0, all);
+      await slot.scan(buffer);
+    } else {
+      const half = Math.ceil((range.rows * ref.parts) / 2); // the second piece first
+      slot.look(all.subarray(half * rowBytes(layout, ref.cols)), half);
+      slot.look(all.subarray(0, half * rowBytes(layout, ref.cols)), 0);
+    }
   }
   const { nonFinite: found } = await scan.finds();
   scan.dispose();
@@ -61,60 +71,65 @@ async function find(
   return found;
 }
 
-describe.each(["f32", "f16", "bf16"] as const)("%s", (layout) => {
-  const ref = matrix(21, 13, 2);
-  const oneRange = 1 << 20;
+const layouts = ["f32", "f16", "bf16"] as const;
 
-  test("numbers at the edge of the range are finite", async () => {
-    const put = finite[layout].map((bits, k) => [2 * k, k, bits] as const);
-    expect(await find(layout, ref, put, oneRange)).toBeUndefined();
-  });
+describe.each(layouts.flatMap((layout) => [[layout, "GPU"] as const, [layout, "host"] as const]))(
+  "%s on the %s",
+  (layout, where) => {
+    const ref = matrix(21, 13, 2);
+    const oneRange = 1 << 20;
 
-  test.each(bad[layout].map((bits, k) => [bits.toString(16), bits, k] as const))(
-    "0x%s is found",
-    async (_, bits, k) => {
-      const [row, col] =
-        [
-          [0, 0],
-          [2, 12],
-          [3, 1],
-          [20, 7],
-          [41, 12],
-        ][k] ?? [];
-      if (row === undefined || col === undefined) throw new Error("no place");
-      const found = await find(layout, ref, [[row, col, bits]], oneRange);
-      expect(found).toMatchObject({
-        row: row < 3 ? row : row - 3,
-        col,
-        count: 1,
-        need: { name: row < 3 ? "t0" : "t1" },
-      });
-    },
-  );
-
-  test("the first of several, in ranges of a few rows", async () => {
-    const [nan = 0] = bad[layout];
-    const put = [
-      [40, 0, nan],
-      [9, 5, nan],
-      [9, 6, nan],
-      [30, 0, nan],
-    ] as const;
-    const found = await find(layout, ref, put, rowBytes(layout, 13) * 2 * 4);
-    // Row 30 is row 9 of the second part, in the same range as row 9 of the first.
-    expect(found).toMatchObject({ need: { name: "t1" }, row: 6, col: 5, count: 4 });
-  });
-
-  test("more words than threads", async () => {
-    const large = matrix(4000, 300, 1);
-    const [, infinity = 0] = bad[layout];
-    expect(await find(layout, large, [[3999, 299, infinity]], 1 << 26)).toMatchObject({
-      row: 3996,
-      col: 299,
-      count: 1,
+    test("numbers at the edge of the range are finite", async () => {
+      const put = finite[layout].map((bits, k) => [2 * k, k, bits] as const);
+      expect(await find(layout, ref, put, oneRange, where)).toBeUndefined();
     });
-  });
-});
+
+    test.each(bad[layout].map((bits, k) => [bits.toString(16), bits, k] as const))(
+      "0x%s is found",
+      async (_, bits, k) => {
+        const [row, col] =
+          [
+            [0, 0],
+            [2, 12],
+            [3, 1],
+            [20, 7],
+            [41, 12],
+          ][k] ?? [];
+        if (row === undefined || col === undefined) throw new Error("no place");
+        const found = await find(layout, ref, [[row, col, bits]], oneRange, where);
+        expect(found).toMatchObject({
+          row: row < 3 ? row : row - 3,
+          col,
+          count: 1,
+          need: { name: row < 3 ? "t0" : "t1" },
+        });
+      },
+    );
+
+    test("the first of several, in ranges of a few rows", async () => {
+      const [nan = 0] = bad[layout];
+      const put = [
+        [40, 0, nan],
+        [9, 5, nan],
+        [9, 6, nan],
+        [30, 0, nan],
+      ] as const;
+      const found = await find(layout, ref, put, rowBytes(layout, 13) * 2 * 4, where);
+      // Row 30 is row 9 of the second part, in the same range as row 9 of the first.
+      expect(found).toMatchObject({ need: { name: "t1" }, row: 6, col: 5, count: 4 });
+    });
+
+    test("more words than threads", async () => {
+      const large = matrix(4000, 300, 1);
+      const [, infinity = 0] = bad[layout];
+      expect(await find(layout, large, [[3999, 299, infinity]], 1 << 26, where)).toMatchObject({
+        row: 3996,
+        col: 299,
+        count: 1,
+      });
+    });
+  },
+);
 
 describe("a checkpoint", () => {
   const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");
@@ -138,6 +153,7 @@ describe("a checkpoint", () => {
   ])("%s", async (tensor, index, bits, got) => {
     const folder = await openFolder(changed(tensor, index, bits));
     const error = await failure(loadModel({ folder, adapter: await testAdapter() }));
+    expect((await failure(loadModel({ folder, adapter: await gpuAdapter() }))).message).toBe(error.message);
     expect(error.message).toBe(`model.safetensors: tensor "${tensor}": expected finite numbers, got ${got}`);
     expect(error.advice.join()).toContain("--allow-nan-weights");
   });

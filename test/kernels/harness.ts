@@ -197,12 +197,12 @@ export function weightOperands(
   const { first, rows, rowsTotal, parts = 1, tileRows = 8 } = range;
   const starts = Array.from({ length: parts }, (_, part) => part * rowsTotal + first);
   const all = rows * parts;
-  const lay = (part: PackedWeight["words"], itemWords: number) =>
-    tiled(joined(...starts.map((start) => part(start, rows))), { rows: all, itemWords, tileRows });
+  const lay = (part: PackedWeight["words"], itemBytes: number) =>
+    tiled(joined(...starts.map((start) => part(start, rows))), { rows: all, itemBytes, tileRows });
   return {
-    weight: lay(weight.words, weightLayouts[packing.layout].bytesPerBlock / 4),
+    weight: lay(weight.words, weightLayouts[packing.layout].bytesPerBlock),
     matrix: matrixWords({ ...range, cols, packing, tileRows }),
-    ...("group" in packing ? { scales: lay(weight.scales, 1) } : {}),
+    ...("group" in packing ? { scales: lay(weight.scales, 4) } : {}),
   };
 }
 

@@ -394,7 +394,7 @@ describe("groups that share a scale", () => {
       ["q4", "block >> matrix.groupShift", "block >> (matrix.groupShift + 1u)"],
       ["q4", "vec4u(15u))) - block.zero", "vec4u(15u)))"],
       ["q4", "block.bits >> vec4u(4u * v)", "block.bits >> vec4u(4u * (v ^ 1u))"],
-      ["q8", "min(matrix.tileRows, matrix.bound - first)", "matrix.tileRows"],
+      ["q8", "min(tileRows, bound - first)", "tileRows"],
     ] as const) {
       const one = grouped.find(
         ({ packing }) => "group" in packing && packing.layout === layout && packing.group === 64,

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { unpackQuantized } from "../../engine/formats/quantized.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
-import { type QuantizeShape, quantize } from "../../kernels/quantize.ts";
+import { pieceWords, type QuantizeShape, quantize } from "../../kernels/quantize.ts";
 import { matrixWords, rowBytes, scaleRowBytes } from "../../kernels/weights.ts";
 import { type NastyMode, seededRandom } from "../reference/compare.ts";
 import { decodeHalf, encodeHalf } from "../reference/ops.ts";
@@ -20,7 +20,7 @@ async function run(shape: QuantizeShape, rows: number, weight: Uint32Array<Array
     kernel,
     { seq: rows },
     {
-      piece: Uint32Array.of(rows, 1, 0),
+      piece: pieceWords({ rows, firstRow: 1, rowsTotal: rows + 1, tileRows: 1 }),
       weight,
       matrix: matrixWords({ rows, cols }),
       packed: { output: (rows + 1) * weightWords },
