@@ -1,5 +1,5 @@
 /** `load`: how long a checkpoint takes to the GPU, beside a plain read of its files, and how much host memory. */
-import { Device } from "../engine/device.ts";
+import { Device, type DeviceBuffer } from "../engine/device.ts";
 import { pieceBytes } from "../engine/formats/format.ts";
 import { describeCheckpoint, type Folder, type KvFormat, loadModel, type QuantizeOptions } from "../engine/index.ts";
 import { createStaging, stagingParts } from "../engine/staging.ts";
@@ -50,19 +50,21 @@ async function plainRead(
 }
 
 /**
- * Reads them so and writes each piece to GPU buffers, which are as new as a model's, by the engine's own staging, which is
- * faster than `GPUQueue.writeBuffer`: what a load would take that did nothing else.
+ * Reads them so and writes each piece to GPU buffers, which are as new as a model's and of which `keptBytes` stay, by the
+ * engine's own staging, which is faster than `GPUQueue.writeBuffer`: what a load would take that did nothing else.
  */
 async function plainUpload(
   folder: Folder,
   files: readonly string[],
   adapter: GPUAdapter,
+  keptBytes: number,
 ): Promise<{ ms: number; bytes: number }> {
   const device = await Device.open(adapter);
   try {
     const staging = createStaging(device);
     const create = () =>
       device.createBuffer("plain upload", bufferBytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
+    const full: DeviceBuffer[] = [];
     let buffer = create();
     let filled = 0;
     const began = performance.now();
@@ -71,6 +73,8 @@ async function plainUpload(
       await staging.write(buffer, filled, wholeWords, (into) => into.set(piece));
       filled += pieceBytes;
       if (filled < bufferBytes) return;
+      full.push(buffer);
+      if (full.length * bufferBytes > keptBytes) full.shift()?.dispose();
       buffer = create();
       filled = 0;
     });
@@ -135,9 +139,13 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
   const { files, storedBytes, model: described, problem } = await describeCheckpoint(folder, loading);
   if (described === undefined) throw problem;
 
+  const upload = async () => {
+    const adapter = await nextAdapter();
+    return plainUpload(folder, files, adapter, described.needs(adapter).weightsBytes);
+  };
   onProgress?.("plain read, plain upload");
   const reads = [await plainRead(folder, files)];
-  const uploads = [await plainUpload(folder, files, await nextAdapter())];
+  const uploads = [await upload()];
   const loadMs: number[] = [];
   const tokensMs: number[] = [];
   const peak: number[] = [];
@@ -178,7 +186,7 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
       own.push(software ? ownPeakBytes : peakBytes);
     }
     onProgress?.("plain upload again");
-    uploads.push(await plainUpload(folder, files, await nextAdapter()));
+    uploads.push(await upload());
   }
   onProgress?.("plain read again");
   reads.push(await plainRead(folder, files));

@@ -168,6 +168,17 @@ describe("a checkpoint", () => {
     expect(error.message).toBe(`model.safetensors: tensor "${tensor}": expected finite numbers, got ${got}`);
   });
 
+  test("of several, the first in the order of the model is named, whichever is read first", async () => {
+    const norm = (leaf: string) => `model.layers.3.input_layernorm.${leaf}`;
+    const [first, second] = [norm("weight"), norm("bias")].map((tensor) => changed(tensor, 3, 0x7e00));
+    if (first === undefined || second === undefined) throw new Error("no folder");
+    const both = changed(norm("weight"), 3, 0x7e00, second);
+    const named = async (path: string) =>
+      (await failure(loadModel({ folder: await openFolder(path), adapter: await testAdapter() }))).message;
+    expect(await named(second)).not.toBe(await named(first));
+    for (let n = 0; n < 5; n++) expect(await named(both)).toBe(await named(first));
+  });
+
   test("a number that is too large for int4", async () => {
     const tensor = "model.layers.1.mlp.down_proj.weight";
     const model = join(import.meta.dirname, "../fixtures/models/phi-4-mini");
