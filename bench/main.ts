@@ -1,6 +1,7 @@
 /** `npm run bench -- COMMAND`: measures this engine on this machine. Tables on stdout, progress on stderr. */
 import { createReadStream } from "node:fs";
 import { writeFile } from "node:fs/promises";
+import { freemem } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -245,6 +246,13 @@ async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
   return adapter;
 }
 
+/** Writes once to so much memory, or half of what is free; what it took is garbage. */
+function touchMemory(bytes: number): void {
+  const partBytes = 1 << 28;
+  const parts = [];
+  for (let at = 0; at < Math.min(bytes, freemem() / 2); at += partBytes) parts.push(new Uint8Array(partBytes).fill(1));
+}
+
 interface LoadCommandOptions extends ModelOptions {
   readonly newTokens: number;
 }
@@ -256,12 +264,14 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
   const environment = environmentOf(opened);
   const software = opened.isSoftware;
   // A software driver keeps the memory that it has had for as long as Dawn's instance lives, and loads into used memory are
-  // faster than a user's first.
+  // faster than a user's first. Fresh memory takes one time or three, as the machine's host has it at hand or not.
   setFlagsFromString("--expose-gc");
   const collectGarbage = runInNewContext("gc") as () => void;
-  const nextAdapter = async () => {
+  const nextAdapter = async (bytes: number) => {
     opened?.release();
     opened = undefined;
+    collectGarbage();
+    if (software) touchMemory(bytes);
     collectGarbage();
     opened = await openWorkingAdapter(options.adapter);
     if (opened === undefined) throw new PhiError("machine", "the adapter cannot be opened once more");

@@ -15,9 +15,9 @@ export interface Staging {
 
 /**
  * A GPU needs one to be filled, one to be copied and one that is mapped again. A software adapter clears a matrix when it
- * is first written, and copies nothing meanwhile: with three, reading and clearing 50 MiB waited for each other.
+ * is first written, and copies nothing meanwhile: with three, reading and clearing 50 MiB waited for each other, as they did a little with six.
  */
-export const stagingParts = 8;
+export const stagingParts = 7;
 
 interface Part {
   readonly buffer: DeviceBuffer;
