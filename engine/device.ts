@@ -187,6 +187,8 @@ export class Device {
       return await this.#guard(this.gpu.createComputePipelineAsync(descriptor), descriptor.label);
     } catch (cause) {
       if (cause instanceof PhiError) throw cause;
+      await this.#hearOfLoss();
+      if (this.#failure?.kind === "gpu") throw this.#failure;
       const message = cause instanceof Error ? cause.message : String(cause);
       throw new PhiError("internal", `kernel ${descriptor.label} does not compile: ${oneLine(message)}`, [], { cause });
     }
@@ -221,29 +223,56 @@ export class Device {
 
   /** Maps a MAP_READ buffer, copies `sizeBytes` out and unmaps it. */
   async readBack(buffer: DeviceBuffer, sizeBytes: number): Promise<ArrayBuffer> {
-    await this.#map(buffer, GPUMapMode.READ, sizeBytes);
+    await this.#map(buffer, GPUMapMode.READ, sizeBytes, "reading");
     const bytes = buffer.gpu.getMappedRange(0, sizeBytes).slice(0);
     buffer.gpu.unmap();
     this.check();
     return bytes;
   }
 
-  /** Maps a MAP_WRITE buffer: what is written there is the buffer's as soon as it is unmapped. */
-  async mapForWriting(buffer: DeviceBuffer): Promise<ArrayBuffer> {
-    await this.#map(buffer, GPUMapMode.WRITE, buffer.sizeBytes);
-    return buffer.gpu.getMappedRange();
+  /** Maps a MAP_WRITE buffer. */
+  mapForWriting(buffer: DeviceBuffer): Promise<void> {
+    return this.#map(buffer, GPUMapMode.WRITE, buffer.sizeBytes, "writing");
   }
 
-  async #map(buffer: DeviceBuffer, mode: GPUMapModeFlags, sizeBytes: number): Promise<void> {
+  /** Has `fill` write the memory of a buffer that is mapped for writing, and unmaps it. */
+  async writeMapped(buffer: DeviceBuffer, fill: (bytes: Uint8Array<ArrayBuffer>) => void): Promise<void> {
+    this.check();
+    // Asked for as late as this, for it is gone when the device is, with no call that fails before.
+    let memory: ArrayBuffer;
+    try {
+      memory = buffer.gpu.getMappedRange();
+    } catch (error) {
+      throw await this.#mapError(buffer, "writing", error);
+    }
+    fill(new Uint8Array(memory));
+    buffer.gpu.unmap();
+  }
+
+  async #map(
+    buffer: DeviceBuffer,
+    mode: GPUMapModeFlags,
+    sizeBytes: number,
+    what: "reading" | "writing",
+  ): Promise<void> {
     this.#call("mapAsync", buffer.label);
     try {
       await this.#guard(buffer.gpu.mapAsync(mode, 0, sizeBytes), buffer.label);
     } catch (error) {
-      this.check();
-      throw error instanceof PhiError
-        ? error
-        : new PhiError("gpu", `mapping ${buffer.label}: ${firstLine(String(error))}`);
+      throw await this.#mapError(buffer, what, error);
     }
+  }
+
+  async #mapError(buffer: DeviceBuffer, what: "reading" | "writing", error: unknown): Promise<PhiError> {
+    if (!(error instanceof PhiError)) await this.#hearOfLoss();
+    this.check();
+    if (error instanceof PhiError) return error;
+    return new PhiError("gpu", `${what} ${buffer.label}: ${firstLine(String(error))}`);
+  }
+
+  /** A call that a lost device refuses may fail before the loss is told, which is in a turn of its own. */
+  #hearOfLoss(): Promise<void> {
+    return new Promise((resolve) => setTimeout(resolve, 0));
   }
 
   /** The first failure is the device's; everything that waits for the GPU ends with it. */

@@ -15,15 +15,10 @@ export interface Staging {
 
 /**
  * A GPU needs one to be filled, one to be copied and one that is mapped again. A software adapter clears a matrix when it
- * is first written, and copies nothing meanwhile: with three, reading and clearing 50 MiB waited for each other, as they did a little with six.
+ * is first written, and copies nothing meanwhile: with three, reading and clearing 50 MiB waited for each other, as they
+ * did a little with six.
  */
 export const stagingParts = 7;
-
-interface Part {
-  readonly buffer: DeviceBuffer;
-  /** The buffer's memory, as long as it is mapped. */
-  readonly bytes: Bytes;
-}
 
 /**
  * Staging of as many buffers as are on their way at a time, each as large as its largest write. `GPUQueue.writeBuffer`
@@ -31,20 +26,21 @@ interface Part {
  * that reads.
  */
 export function createStaging(device: Device): Staging {
-  /** Parts that are copied or mapped, in the order in which they will be free. */
-  const away: Promise<Part>[] = [];
+  /** Buffers that are copied from or mapped, in the order in which they will be free. */
+  const away: Promise<DeviceBuffer>[] = [];
   const buffers = new Set<DeviceBuffer>();
 
-  async function map(buffer: DeviceBuffer): Promise<Part> {
-    return { buffer, bytes: new Uint8Array(await device.mapForWriting(buffer)) };
+  async function map(buffer: DeviceBuffer): Promise<DeviceBuffer> {
+    await device.mapForWriting(buffer);
+    return buffer;
   }
 
-  async function partOf(sizeBytes: number): Promise<Part> {
+  async function mapped(sizeBytes: number): Promise<DeviceBuffer> {
     const oldest = away.length < stagingParts ? undefined : await away.shift();
     if (oldest !== undefined) {
-      if (oldest.bytes.byteLength >= sizeBytes) return oldest;
-      oldest.buffer.dispose();
-      buffers.delete(oldest.buffer);
+      if (oldest.sizeBytes >= sizeBytes) return oldest;
+      oldest.dispose();
+      buffers.delete(oldest);
     }
     const buffer = device.createBuffer("staging", sizeBytes, GPUBufferUsage.MAP_WRITE | GPUBufferUsage.COPY_SRC);
     buffers.add(buffer);
@@ -54,15 +50,14 @@ export function createStaging(device: Device): Staging {
   return {
     async write(to, offsetBytes, sizeBytes, fill) {
       if (sizeBytes === 0) return;
-      const { buffer, bytes } = await partOf(sizeBytes);
-      fill(bytes.subarray(0, sizeBytes));
-      buffer.gpu.unmap();
+      const buffer = await mapped(sizeBytes);
+      await device.writeMapped(buffer, (memory) => fill(memory.subarray(0, sizeBytes)));
       const encoder = device.createCommandEncoder("staging");
       encoder.copyBufferToBuffer(buffer.gpu, 0, to.gpu, offsetBytes, sizeBytes);
       device.submit("staging", [encoder.finish()]);
-      const mapped = map(buffer);
-      mapped.catch(() => undefined); // whoever waits for it is told
-      away.push(mapped);
+      const again = map(buffer);
+      again.catch(() => undefined); // whoever waits for it is told
+      away.push(again);
     },
     dispose() {
       for (const buffer of buffers) buffer.dispose();

@@ -11,7 +11,7 @@ import { failure } from "./engine/tempFolder.ts";
 import { failingFiles } from "./failingFiles.ts";
 
 const checkpoint = join(import.meta.dirname, "fixtures/models/phi-1");
-const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? 7);
+const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? 3);
 
 let opened: OpenedAdapter;
 beforeAll(async () => {

@@ -172,6 +172,19 @@ describe("failures", () => {
     });
   });
 
+  test("memory that is mapped when its device is lost is not written, and the loss is what is told", async () => {
+    await withDevice(async (device) => {
+      const buffer = device.createBuffer("ahead", 256, GPUBufferUsage.MAP_WRITE | GPUBufferUsage.COPY_SRC);
+      await device.mapForWriting(buffer);
+      device.gpu.destroy();
+      const error = await failure(
+        device.writeMapped(buffer, () => expect.unreachable()),
+        "gpu",
+      );
+      expect(error.message).toMatch(/^the GPU device was lost \(destroyed\)/);
+    });
+  });
+
   test("a lost device is a failure of the GPU", async () => {
     await withDevice(async (device) => {
       device.gpu.destroy();
