@@ -2,11 +2,12 @@
  * `attention`: phi-3-small's two kinds of layer, dense and block-sparse, on equal caches: what skipping blocks saves.
  * Outputs are compared with float64 loops before the time counts.
  */
-import { Device } from "../engine/device.ts";
-import { createPipelines } from "../engine/pipelines.ts";
-import { problemOf, seenKeys } from "../engine/problems.ts";
-import { tuningFor } from "../engine/tuning.ts";
-import { attention, type KvShape, type Visible } from "../kernels/attention.ts";
+
+import { problemOf, seenKeys } from "../engine/check/problems.ts";
+import { Device } from "../engine/gpu/device.ts";
+import { createPipelines } from "../engine/gpu/pipelines.ts";
+import { tuningFor } from "../engine/graph/sizes.ts";
+import { attention, type KvShape, type Visible } from "../kernels/attention/attention.ts";
 import { openChecked, type Setup } from "./kernels.ts";
 import type { Figure } from "./report.ts";
 

@@ -2,7 +2,7 @@
  * `host`: what the CPU spends on a decoded token, measured on Dawn's null backend, which does everything but the GPU's
  * work: there the time of the decode loop is host time.
  */
-import type { DeviceCall } from "../engine/device.ts";
+import type { DeviceCall } from "../engine/gpu/device.ts";
 import { type KvFormat, loadModel, type Model } from "../engine/index.ts";
 import type { Figure } from "./report.ts";
 import { planSynthetic, type SyntheticPreset, syntheticFolder } from "./synthetic.ts";
@@ -67,10 +67,9 @@ const shrunkBytes = 1 << 16;
 
 /**
  * Has an adapter's device make a small buffer wherever more than a mebibyte is asked for, and ignore what is written or
- * copied to it. The
- * null backend allows all buffers together 512 MiB and computes nothing: no model of real size would fit and none needs
- * its room, for what the host does for a token does not depend on the size of a buffer. Buffers begin as zeros and
- * what is read back stays so: that backend leaves memory as it finds it and copies nothing.
+ * copied to it. The null backend allows all buffers together 512 MiB and computes nothing: no model of real size would
+ * fit and none needs its room, for what the host does for a token does not depend on the size of a buffer. Buffers begin
+ * as zeros and what is read back stays so: that backend leaves memory as it finds it and copies nothing.
  */
 export function withSmallBuffers(adapter: GPUAdapter): void {
   const requestDevice = adapter.requestDevice.bind(adapter);

@@ -2,27 +2,28 @@
  * Kernels alone at the sizes of real models: each output is compared with float64 loops before its time counts, and the
  * time is put beside what this adapter's own copies move and its multiplications compute.
  */
-import { readConfig } from "../engine/config.ts";
-import type { Config } from "../engine/declared.ts";
-import { Device, type DeviceOptions } from "../engine/device.ts";
+
+import { type Problem, type ProblemSize, problemOf, sizeOf } from "../engine/check/problems.ts";
+import { kernelKey } from "../engine/check/selfcheck.ts";
+import { createTrial, type Trial, timesOf } from "../engine/check/trial.ts";
 import { PhiError } from "../engine/errors.ts";
-import { Graph } from "../engine/graph.ts";
+import { readConfig } from "../engine/files/config.ts";
+import { Device, type DeviceOptions } from "../engine/gpu/device.ts";
+import { createPipelines, type Pipelines } from "../engine/gpu/pipelines.ts";
+import { Graph } from "../engine/graph/graph.ts";
+import { allSteps, buildPlan, type PlanOptions, type Step } from "../engine/graph/plan.ts";
+import { tileRowsFor, tuningFor } from "../engine/graph/sizes.ts";
+import { type MatrixRef, Weights } from "../engine/graph/weights.ts";
 import type { Architecture } from "../engine/models/architecture.ts";
+import type { Config } from "../engine/models/declared.ts";
 import { readArchitecture } from "../engine/models/table.ts";
-import { createPipelines, type Pipelines } from "../engine/pipelines.ts";
-import { allSteps, buildPlan, type PlanOptions, type Step } from "../engine/plan.ts";
-import { type Problem, type ProblemSize, problemOf, sizeOf } from "../engine/problems.ts";
-import { quantizeTargets } from "../engine/quantize.ts";
-import { kernelKey } from "../engine/selfcheck.ts";
-import { createTrial, type Trial, timesOf } from "../engine/trial.ts";
-import { tileRowsFor, tuningFor } from "../engine/tuning.ts";
-import { type MatrixRef, Weights } from "../engine/weights.ts";
-import type { KvFormat } from "../kernels/attention.ts";
+import { quantizeTargets } from "../engine/weights/quantize.ts";
+import type { KvFormat } from "../kernels/attention/attention.ts";
 import { foldedGrid, type Kernel, stateSnippet } from "../kernels/kernel.ts";
-import type { ActivationFormat } from "../kernels/linear.ts";
-import { quantize } from "../kernels/quantize.ts";
-import { scan } from "../kernels/scan.ts";
-import { type Packing, rowBytes, type WeightLayout } from "../kernels/weights.ts";
+import type { ActivationFormat } from "../kernels/linear/linear.ts";
+import { quantize } from "../kernels/loading/quantize.ts";
+import { scan } from "../kernels/loading/scan.ts";
+import { type Packing, rowBytes, type WeightLayout } from "../kernels/weights/weights.ts";
 import { type Figure, spread } from "./report.ts";
 import type { Roofline } from "./roofline.ts";
 import { planSynthetic, type SyntheticPreset } from "./synthetic.ts";

@@ -1,8 +1,8 @@
 /** `load`: how long a checkpoint takes to the GPU, beside a plain read of its files, and how much host memory. */
-import { Device, type DeviceBuffer } from "../engine/device.ts";
-import { pieceBytes } from "../engine/formats/format.ts";
+import { Device, type DeviceBuffer } from "../engine/gpu/device.ts";
+import { createStaging, stagingParts } from "../engine/gpu/staging.ts";
 import { describeCheckpoint, type Folder, type KvFormat, loadModel, type QuantizeOptions } from "../engine/index.ts";
-import { createStaging, stagingParts } from "../engine/staging.ts";
+import { pieceBytes } from "../engine/weights/format.ts";
 import type { Figure } from "./report.ts";
 import { checkedRun } from "./text.ts";
 

@@ -1,10 +1,7 @@
 /** `npm run bench -- COMMAND`: measures this engine on this machine. Tables on stdout, progress on stderr. */
 import { createReadStream } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { freemem } from "node:os";
 import { basename, join, resolve } from "node:path";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { Command, CommanderError, Option } from "commander";
 import { openAdapterOrRestart } from "../cli/adapter.ts";
 import { readText } from "../cli/input.ts";
@@ -36,7 +33,7 @@ import {
   type WeightType,
 } from "../engine/index.ts";
 import { readArchitecture } from "../engine/models/table.ts";
-import { type WeightLayout, weightLayouts } from "../kernels/weights.ts";
+import { type WeightLayout, weightLayouts } from "../kernels/weights/weights.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { loadTokenizer } from "../library/index.ts";
 import { benchAttention } from "./attention.ts";
@@ -44,6 +41,7 @@ import { benchGeometry } from "./geometry.ts";
 import { benchHost } from "./host.ts";
 import { benchKernels, measureComputeRate, measureCopyRate } from "./kernels.ts";
 import { benchLoad } from "./load.ts";
+import { collectGarbage, touchMemory } from "./memory.ts";
 import { benchPeers, peersText } from "./peers/compare.ts";
 import { peerFolders, setUp } from "./peers/setup.ts";
 import {
@@ -246,13 +244,6 @@ async function anotherAdapter({ gpu }: OpenedAdapter): Promise<GPUAdapter> {
   return adapter;
 }
 
-/** Writes once to so much memory, or half of what is free; what it took is garbage. */
-function touchMemory(bytes: number): void {
-  const partBytes = 1 << 28;
-  const parts = [];
-  for (let at = 0; at < Math.min(bytes, freemem() / 2); at += partBytes) parts.push(new Uint8Array(partBytes).fill(1));
-}
-
 interface LoadCommandOptions extends ModelOptions {
   readonly newTokens: number;
 }
@@ -265,14 +256,11 @@ async function load(options: LoadCommandOptions & { readonly context: number }, 
   const software = opened.isSoftware;
   // A software driver keeps the memory that it has had for as long as Dawn's instance lives, and loads into used memory are
   // faster than a user's first. Fresh memory takes one time or three, as the machine's host has it at hand or not.
-  setFlagsFromString("--expose-gc");
-  const collectGarbage = runInNewContext("gc") as () => void;
   const nextAdapter = async (bytes: number) => {
     opened?.release();
     opened = undefined;
     collectGarbage();
     if (software) touchMemory(bytes);
-    collectGarbage();
     opened = await openWorkingAdapter(options.adapter);
     if (opened === undefined) throw new PhiError("machine", "the adapter cannot be opened once more");
     return opened.adapter;

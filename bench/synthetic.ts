@@ -12,10 +12,10 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { writeAll } from "../cli/output.ts";
 import { publishedModels } from "../cli/published.ts";
-import { type Config, declaredFolder, declaredTensors } from "../engine/declared.ts";
 import { PhiError, printable } from "../engine/errors.ts";
-import { safetensorsHeader } from "../engine/safetensors.ts";
-import type { Folder } from "../engine/source.ts";
+import { safetensorsHeader } from "../engine/files/safetensors.ts";
+import type { Folder } from "../engine/files/source.ts";
+import { type Config, declaredFolder, declaredTensors } from "../engine/models/declared.ts";
 
 /** What the weights are stored as. */
 export type SyntheticDtype = "f16" | "bf16" | "f32";

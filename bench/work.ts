@@ -1,11 +1,12 @@
 /** What a kernel or a prompt moves and computes: the least that its formula takes, whatever the kernels do in fact. */
-import { Graph } from "../engine/graph.ts";
+
+import { type Problem, seenKeys, variant } from "../engine/check/problems.ts";
+import { Graph } from "../engine/graph/graph.ts";
+import { buildPlan } from "../engine/graph/plan.ts";
+import { safeTuning } from "../engine/graph/sizes.ts";
+import { Weights } from "../engine/graph/weights.ts";
 import type { Architecture } from "../engine/models/architecture.ts";
-import { buildPlan } from "../engine/plan.ts";
-import { type Problem, seenKeys, variant } from "../engine/problems.ts";
-import { safeTuning } from "../engine/tuning.ts";
-import { Weights } from "../engine/weights.ts";
-import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
+import { type KvFormat, kvHeadBytes } from "../kernels/attention/attention.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 
 /** Bytes read and written, each once; multiplications, additions, comparisons. */

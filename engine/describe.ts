@@ -1,25 +1,25 @@
 /** What a checkpoint is and what it will take, from its JSON and headers alone: no weight is read, no device made. */
 
-import { type KvFormat, kvHeadBytes } from "../kernels/attention.ts";
-import type { ActivationFormat } from "../kernels/linear.ts";
-import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
-import { checkActivations } from "./activations.ts";
-import { cacheRows, contextBuffers, layerCacheBytes } from "./cache.ts";
-import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
-import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
-import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./device.ts";
+import { type KvFormat, kvHeadBytes } from "../kernels/attention/attention.ts";
+import { controlWords, markBytes, stateWords } from "../kernels/choose/next.ts";
+import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { PhiError } from "./errors.ts";
-import { Graph } from "./graph.ts";
+import { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
+import type { Folder } from "./files/source.ts";
+import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./gpu/device.ts";
+import { Graph } from "./graph/graph.ts";
+import { buildPlan } from "./graph/plan.ts";
+import { tuningFor } from "./graph/sizes.ts";
+import { type MatrixRef, matrixBytes, rowRanges, Weights } from "./graph/weights.ts";
 import { checkContext, chunkFor, declareWeights, mostBatches } from "./model.ts";
 import type { Architecture } from "./models/architecture.ts";
+import { type RopePolicy, withRopePolicy } from "./models/rope.ts";
 import { readArchitecture } from "./models/table.ts";
-import { buildPlan } from "./plan.ts";
-import { type QuantizeDescription, type QuantizeOptions, quantizeTargets } from "./quantize.ts";
-import { type RopePolicy, withRopePolicy } from "./rope.ts";
-import type { Folder } from "./source.ts";
-import { tuningFor } from "./tuning.ts";
-import { type CheckedWeights, checkWeights } from "./upload.ts";
-import { type MatrixRef, matrixBytes, rowRanges, Weights } from "./weights.ts";
+import { cacheRows, contextBuffers, layerCacheBytes } from "./run/cache.ts";
+import { checkActivations } from "./weights/activations.ts";
+import { type QuantizeDescription, type QuantizeOptions, quantizeTargets } from "./weights/quantize.ts";
+import { type CheckedWeights, checkWeights } from "./weights/upload.ts";
 
 /** The parts whose parameters are counted. */
 export type ModelPart = "embedding" | "attention" | "mlp" | "norms" | "head" | "other";

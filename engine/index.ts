@@ -1,11 +1,10 @@
 /** The public API of the engine. */
 
-export type { KvFormat } from "../kernels/attention.ts";
-export type { ActivationFormat } from "../kernels/linear.ts";
-export { type GroupSize, groupSizes } from "../kernels/weights.ts";
-export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
-export type { GenerationDefaults } from "./config.ts";
-export { type Config, declaredFolder, declaredTensors } from "./declared.ts";
+export type { KvFormat } from "../kernels/attention/attention.ts";
+export type { ActivationFormat } from "../kernels/linear/linear.ts";
+export { type GroupSize, groupSizes } from "../kernels/weights/weights.ts";
+export type { KernelCheck } from "./check/selfcheck.ts";
+export { type TunedKernel, type TuneOptions, type TuneProgress, type TuneReport, tuneModel } from "./check/tune.ts";
 export {
   type CheckpointDescription,
   type DescribeOptions,
@@ -17,6 +16,27 @@ export {
   type StoredTensors,
 } from "./describe.ts";
 export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";
+export { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
+export type { GenerationDefaults } from "./files/config.ts";
+export {
+  type DType,
+  readSafetensorsHeader,
+  type SafetensorsHeader,
+  safetensorsBytes,
+  safetensorsHeader,
+  type TensorInfo,
+  type TensorSpec,
+} from "./files/safetensors.ts";
+export {
+  type ByteSource,
+  type CheckpointSource,
+  type Folder,
+  type FolderOptions,
+  httpFolder,
+  openFolder,
+  openSource,
+  unsafePath,
+} from "./files/source.ts";
 export {
   type Divergence,
   type EvaluateOptions,
@@ -24,15 +44,17 @@ export {
   evaluate,
   type LogitsSource,
   type TextLoss,
-} from "./evaluate.ts";
-export {
-  type ExportedCheckpoint,
-  type ExportOptions,
-  exportQuantized,
-  type OutputFile,
-  type OutputFolder,
-} from "./export.ts";
-export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult, GenerationStats } from "./generate.ts";
+} from "./generation/evaluate.ts";
+export type {
+  FinishReason,
+  GeneratedToken,
+  GenerateOptions,
+  GenerationResult,
+  GenerationStats,
+} from "./generation/generate.ts";
+export { checkSampling, randomSeed, type SamplingOptions } from "./generation/sampler.ts";
+export type { ProfiledDispatch } from "./gpu/profile.ts";
+export type { TunedSizes } from "./graph/plan.ts";
 export {
   type CheckedKernels,
   checkKernels,
@@ -45,9 +67,16 @@ export {
   type Rows,
   type TraceRows,
 } from "./model.ts";
+export { type Config, declaredFolder, declaredTensors } from "./models/declared.ts";
+export type { RopePolicy } from "./models/rope.ts";
 export { supportedModelTypes } from "./models/table.ts";
-export type { TunedSizes } from "./plan.ts";
-export type { ProfiledDispatch } from "./profile.ts";
+export {
+  type ExportedCheckpoint,
+  type ExportOptions,
+  exportQuantized,
+  type OutputFile,
+  type OutputFolder,
+} from "./weights/export.ts";
 export {
   type QuantizeDescription,
   type QuantizeOptions,
@@ -55,27 +84,4 @@ export {
   quantizeSchemes,
   type WeightType,
   weightTypes,
-} from "./quantize.ts";
-export type { RopePolicy } from "./rope.ts";
-export {
-  type DType,
-  readSafetensorsHeader,
-  type SafetensorsHeader,
-  safetensorsBytes,
-  safetensorsHeader,
-  type TensorInfo,
-  type TensorSpec,
-} from "./safetensors.ts";
-export { checkSampling, randomSeed, type SamplingOptions } from "./sampler.ts";
-export type { KernelCheck } from "./selfcheck.ts";
-export {
-  type ByteSource,
-  type CheckpointSource,
-  type Folder,
-  type FolderOptions,
-  httpFolder,
-  openFolder,
-  openSource,
-  unsafePath,
-} from "./source.ts";
-export { type TunedKernel, type TuneOptions, type TuneProgress, type TuneReport, tuneModel } from "./tune.ts";
+} from "./weights/quantize.ts";

@@ -1,32 +1,32 @@
 /** A loaded model: weights, cache and plans on one device, and the calls that run them. */
 
-import type { KvFormat } from "../kernels/attention.ts";
+import type { KvFormat } from "../kernels/attention/attention.ts";
+import { controlWords, markBytes, stateWords } from "../kernels/choose/next.ts";
 import type { Kernel } from "../kernels/kernel.ts";
-import type { ActivationFormat } from "../kernels/linear.ts";
-import { controlWords, markBytes, stateWords } from "../kernels/next.ts";
-import { checkActivations, checkIntegerDot } from "./activations.ts";
-import { type Cache, cacheRows, contextBuffers, createCache } from "./cache.ts";
-import { openCheckpoint } from "./checkpoint.ts";
-import { type GenerationDefaults, readGenerationDefaults } from "./config.ts";
-import type { Control } from "./control.ts";
-import { Device, type DeviceBuffer, type DeviceOptions } from "./device.ts";
+import type { ActivationFormat } from "../kernels/linear/linear.ts";
+import { hasProblem } from "./check/problems.ts";
+import { checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./check/selfcheck.ts";
 import { PhiError } from "./errors.ts";
-import { type GeneratedToken, type GenerateOptions, type GenerationResult, generate } from "./generate.ts";
-import { Graph, type GraphKind } from "./graph.ts";
+import { openCheckpoint } from "./files/checkpoint.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
+import type { Folder } from "./files/source.ts";
+import type { Control } from "./generation/control.ts";
+import { type GeneratedToken, type GenerateOptions, type GenerationResult, generate } from "./generation/generate.ts";
+import { Device, type DeviceBuffer, type DeviceOptions } from "./gpu/device.ts";
+import { createPipelines, type Pipelines } from "./gpu/pipelines.ts";
+import type { ProfiledDispatch } from "./gpu/profile.ts";
+import { Graph, type GraphKind } from "./graph/graph.ts";
+import { allSteps, buildPlan, type Chooser, explain, type Plan, type Tuning } from "./graph/plan.ts";
+import { safeTuning, tileRowsFor, tuningFor } from "./graph/sizes.ts";
+import { matrixBytes, Weights } from "./graph/weights.ts";
 import type { Architecture } from "./models/architecture.ts";
+import { type RopePolicy, ropeRegime, withRopePolicy } from "./models/rope.ts";
 import { readArchitecture } from "./models/table.ts";
-import { createPipelines, type Pipelines } from "./pipelines.ts";
-import { allSteps, buildPlan, type Chooser, explain, type Plan, type Tuning } from "./plan.ts";
-import { hasProblem } from "./problems.ts";
-import type { ProfiledDispatch } from "./profile.ts";
-import { type QuantizeOptions, quantizeTargets } from "./quantize.ts";
-import { type RopePolicy, ropeRegime, withRopePolicy } from "./rope.ts";
-import { createRunner, type Runner, type SharedBuffers } from "./run.ts";
-import { checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./selfcheck.ts";
-import type { Folder } from "./source.ts";
-import { safeTuning, tileRowsFor, tuningFor } from "./tuning.ts";
-import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./upload.ts";
-import { matrixBytes, Weights } from "./weights.ts";
+import { type Cache, cacheRows, contextBuffers, createCache } from "./run/cache.ts";
+import { createRunner, type Runner, type SharedBuffers } from "./run/runner.ts";
+import { checkActivations, checkIntegerDot } from "./weights/activations.ts";
+import { type QuantizeOptions, quantizeTargets } from "./weights/quantize.ts";
+import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./weights/upload.ts";
 
 export interface LoadProgress {
   readonly stage: "headers" | "weights" | "pipelines";
@@ -241,7 +241,9 @@ export async function checkKernels(options: LoadOptions): Promise<KernelReport> 
 }
 
 /** The weights that an architecture asks for. */
-export function declareWeights(architecture: Architecture): ReadonlyMap<string, import("./weights.ts").WeightRef> {
+export function declareWeights(
+  architecture: Architecture,
+): ReadonlyMap<string, import("./graph/weights.ts").WeightRef> {
   const weights = new Weights();
   architecture.forward(new Graph("decode"), weights);
   return weights.declared;

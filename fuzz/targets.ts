@@ -5,16 +5,16 @@
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openCheckpoint } from "../engine/checkpoint.ts";
 import { describeCheckpoint } from "../engine/describe.ts";
 import { PhiError } from "../engine/errors.ts";
-import { parseJson } from "../engine/json.ts";
+import { openCheckpoint } from "../engine/files/checkpoint.ts";
+import { parseJson } from "../engine/files/json.ts";
+import { bitsPerElement, readSafetensorsHeader, safetensorsBytes } from "../engine/files/safetensors.ts";
+import type { ByteSource, Folder } from "../engine/files/source.ts";
 import { declareWeights } from "../engine/model.ts";
 import { readArchitecture } from "../engine/models/table.ts";
-import { quantizeTargets } from "../engine/quantize.ts";
-import { bitsPerElement, readSafetensorsHeader, safetensorsBytes } from "../engine/safetensors.ts";
-import type { ByteSource, Folder } from "../engine/source.ts";
-import { checkWeights } from "../engine/upload.ts";
+import { quantizeTargets } from "../engine/weights/quantize.ts";
+import { checkWeights } from "../engine/weights/upload.ts";
 import { loadTokenizer, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 import { mutateBytes, mutateJson, mutateText, mutateValue, type Random } from "./mutate.ts";
 

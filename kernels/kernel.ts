@@ -1,6 +1,6 @@
 /**
  * A kernel as plain data: which WGSL files make its module, with which constants, and how many workgroups it takes.
- * Nothing here knows a GPUDevice; `engine/pipelines.ts` turns a kernel into a pipeline.
+ * Nothing here knows a GPUDevice; `engine/gpu/pipelines.ts` turns a kernel into a pipeline.
  */
 
 /** Workgroups in x, y and z. */
@@ -23,8 +23,6 @@ export interface Kernel {
 
 /** Every kernel reads the call's state. */
 export const stateSnippet = new URL("./state.wgsl", import.meta.url);
-/** In its place for those that also write it, because they choose the next token. */
-export const nextSnippet = new URL("./next.wgsl", import.meta.url);
 
 const maxWorkgroups = 65535; // maxComputeWorkgroupsPerDimension, the same on all adapters
 

@@ -7,8 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ErrorKind } from "../engine/errors.ts";
 import { type LoadOptions, loadModel, openFolder, tuneModel } from "../engine/index.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
-import { failure } from "./engine/tempFolder.ts";
 import { failingFiles } from "./failingFiles.ts";
+import { failure } from "./tempFolder.ts";
 
 const checkpoint = join(import.meta.dirname, "fixtures/models/phi-1");
 const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? 3);

@@ -2,8 +2,8 @@
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { loadModel, openFolder } from "../engine/index.ts";
-import { failure } from "./engine/tempFolder.ts";
 import { testAdapter } from "./gpu.ts";
+import { failure } from "./tempFolder.ts";
 
 const phiTiny = join(import.meta.dirname, "../models/phi-tiny");
 

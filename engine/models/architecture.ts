@@ -1,9 +1,9 @@
 /** What every model file provides, what they share in reading a config, and the table of them by `model_type`. */
 
-import type { ConfigReader } from "../config.ts";
-import type { Graph, HeadGeometry, Value } from "../graph.ts";
-import type { RopeSpec } from "../rope.ts";
-import type { Weights } from "../weights.ts";
+import type { ConfigReader } from "../files/config.ts";
+import type { Graph, HeadGeometry, Value } from "../graph/graph.ts";
+import type { Weights } from "../graph/weights.ts";
+import type { RopeSpec } from "./rope.ts";
 
 export interface Architecture extends HeadGeometry {
   /** The class that publishes it, e.g. `Phi3ForCausalLM`. */

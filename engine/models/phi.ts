@@ -3,12 +3,12 @@
  * One LayerNorm feeds attention and MLP in parallel: x + attention(norm x) + mlp(norm x).
  */
 
-import type { ConfigReader } from "../config.ts";
-import type { Graph, Value } from "../graph.ts";
-import { add, attention, embed, geluNew, headNorm, layerNorm, linear, outputRows, ropeAppend } from "../ops.ts";
-import { readRope } from "../rope.ts";
-import type { Weights } from "../weights.ts";
+import type { ConfigReader } from "../files/config.ts";
+import type { Graph, Value } from "../graph/graph.ts";
+import { add, attention, embed, geluNew, headNorm, layerNorm, linear, outputRows, ropeAppend } from "../graph/ops.ts";
+import type { Weights } from "../graph/weights.ts";
 import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
+import { readRope } from "./rope.ts";
 
 interface PhiShape {
   readonly hidden: number;

@@ -4,12 +4,12 @@
  * Pre-norm residual blocks with RMSNorm, fused [q | k | v] and [gate | up], no biases.
  */
 
-import type { ConfigReader } from "../config.ts";
-import type { Graph, Value } from "../graph.ts";
-import { add, attention, embed, gatedSilu, linear, outputRows, rmsNorm, ropeAppend } from "../ops.ts";
-import { readRope } from "../rope.ts";
-import type { Weights } from "../weights.ts";
+import type { ConfigReader } from "../files/config.ts";
+import type { Graph, Value } from "../graph/graph.ts";
+import { add, attention, embed, gatedSilu, linear, outputRows, rmsNorm, ropeAppend } from "../graph/ops.ts";
+import type { Weights } from "../graph/weights.ts";
 import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
+import { readRope } from "./rope.ts";
 
 interface Phi3Shape {
   readonly hidden: number;

@@ -4,8 +4,8 @@
  * every n-th layer and block-sparse in the others; gegelu.
  */
 
-import type { ConfigReader } from "../config.ts";
-import type { Graph, HeadGeometry, Value } from "../graph.ts";
+import type { ConfigReader } from "../files/config.ts";
+import type { Graph, HeadGeometry, Value } from "../graph/graph.ts";
 import {
   add,
   attention,
@@ -17,10 +17,10 @@ import {
   ropeAppend,
   scaleMask,
   type Visible,
-} from "../ops.ts";
-import { readRope } from "../rope.ts";
-import type { Weights } from "../weights.ts";
+} from "../graph/ops.ts";
+import type { Weights } from "../graph/weights.ts";
 import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
+import { readRope } from "./rope.ts";
 
 interface Phi3SmallShape extends HeadGeometry {
   readonly hidden: number;

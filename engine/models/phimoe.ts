@@ -4,12 +4,22 @@
  * Pre-norm residual blocks with LayerNorm; in place of an MLP two of the experts, chosen token by token.
  */
 
-import type { ConfigReader } from "../config.ts";
-import type { Graph, HeadGeometry, Value } from "../graph.ts";
-import { add, attention, embed, experts, layerNorm, linear, outputRows, ropeAppend, sparsemixer } from "../ops.ts";
-import { readRope } from "../rope.ts";
-import type { VectorRef, Weights } from "../weights.ts";
+import type { ConfigReader } from "../files/config.ts";
+import type { Graph, HeadGeometry, Value } from "../graph/graph.ts";
+import {
+  add,
+  attention,
+  embed,
+  experts,
+  layerNorm,
+  linear,
+  outputRows,
+  ropeAppend,
+  sparsemixer,
+} from "../graph/ops.ts";
+import type { VectorRef, Weights } from "../graph/weights.ts";
 import { type Architecture, limits, readHeads } from "./architecture.ts";
+import { readRope } from "./rope.ts";
 
 interface PhimoeShape extends HeadGeometry {
   readonly hidden: number;

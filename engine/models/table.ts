@@ -1,6 +1,6 @@
 /** The architectures by `model_type`: a new one is a file beside this one and a line here. */
 
-import type { ConfigReader } from "../config.ts";
+import type { ConfigReader } from "../files/config.ts";
 import type { Architecture } from "./architecture.ts";
 import { phi } from "./phi.ts";
 import { phi3 } from "./phi3.ts";

@@ -6,7 +6,7 @@ import { syntheticFolder } from "../../bench/synthetic.ts";
 import { benchDecode, benchPrefill, timeRun } from "../../bench/text.ts";
 import { loadModel, type Model } from "../../engine/index.ts";
 import { type OpenedAdapter, openAdapter } from "../../library/adapter.ts";
-import { failure } from "../engine/tempFolder.ts";
+import { failure } from "../tempFolder.ts";
 
 let opened: OpenedAdapter;
 beforeAll(async () => {

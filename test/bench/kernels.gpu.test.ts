@@ -3,12 +3,12 @@ import { expect, test } from "vitest";
 import { benchKernels, type KernelBenchOptions } from "../../bench/kernels.ts";
 import { refuseImpossible } from "../../bench/report.ts";
 import { workOf } from "../../bench/work.ts";
-import { problemOf } from "../../engine/problems.ts";
-import { attention, decodeAttention, ropeAppend } from "../../kernels/attention.ts";
-import { expertMatvec } from "../../kernels/experts.ts";
-import { matmul } from "../../kernels/matmul.ts";
-import { failure } from "../engine/tempFolder.ts";
+import { problemOf } from "../../engine/check/problems.ts";
+import { attention, decodeAttention, ropeAppend } from "../../kernels/attention/attention.ts";
+import { expertMatvec } from "../../kernels/experts/experts.ts";
+import { matmul } from "../../kernels/linear/matmul.ts";
 import { testAdapter } from "../gpu.ts";
+import { failure } from "../tempFolder.ts";
 
 const options: KernelBenchOptions = {
   models: ["phi-2"],

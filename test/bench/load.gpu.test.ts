@@ -4,8 +4,8 @@ import { expect, test } from "vitest";
 import { benchLoad } from "../../bench/load.ts";
 import { writeSynthetic } from "../../bench/synthetic.ts";
 import { openFolder } from "../../engine/index.ts";
-import { tempFolder } from "../engine/tempFolder.ts";
 import { testAdapter } from "../gpu.ts";
+import { tempFolder } from "../tempFolder.ts";
 
 /** SwiftShader takes half a minute for what takes others seconds; there the kernels have their own tests. */
 const isSlow = process.env.PHI_ADAPTER === "swiftshader";

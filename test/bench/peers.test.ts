@@ -19,7 +19,7 @@ import type { Measured } from "../../bench/peers/runner.ts";
 import { isReady, peerFolders, setUp } from "../../bench/peers/setup.ts";
 import type { Environment } from "../../bench/report.ts";
 import { bundledModel } from "../../cli/package.ts";
-import { tempFolder } from "../engine/tempFolder.ts";
+import { tempFolder } from "../tempFolder.ts";
 
 const environment: Environment = {
   adapter: "llvmpipe",

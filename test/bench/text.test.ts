@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { planSynthetic } from "../../bench/synthetic.ts";
 import { decodeGrowth, fitTwo, prefillGrowth } from "../../bench/text.ts";
 import { promptWork } from "../../bench/work.ts";
-import { readConfig } from "../../engine/config.ts";
+import { readConfig } from "../../engine/files/config.ts";
 import { readArchitecture } from "../../engine/models/table.ts";
 
 const bounds = { weightBytes: 1e9, kvBytesPerPosition: 2000, window: undefined, copyRate: async () => 1e10 };

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { usedFeatures } from "../../cli/model.ts";
 import { checkedKernels } from "../../cli/remembered.ts";
-import { failure, tempFolder } from "../engine/tempFolder.ts";
+import { failure, tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 test("every kernel of the bundled model is checked, remembered, and not checked again", async () => {

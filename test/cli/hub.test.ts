@@ -2,8 +2,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { tempFolder } from "../engine/tempFolder.ts";
 import { type FakeHub, modelName, sha256, startHub } from "../hub/server.ts";
+import { tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");

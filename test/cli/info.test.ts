@@ -1,7 +1,7 @@
 import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { tempFolder } from "../engine/tempFolder.ts";
+import { tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 const root = join(import.meta.dirname, "../..");

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { columns, factCells, modelFacts } from "../../cli/models.ts";
 import { otherModels, type PublishedModel, publishedModels } from "../../cli/published.ts";
 import { declaredFolder } from "../../engine/index.ts";
-import { tempFolder } from "../engine/tempFolder.ts";
+import { tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 describe("phi models", () => {

@@ -2,8 +2,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { writeFolder } from "../../cli/quantize.ts";
-import { failure, tempFolder } from "../engine/tempFolder.ts";
 import { failingFiles } from "../failingFiles.ts";
+import { failure, tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 describe("phi quantize", () => {

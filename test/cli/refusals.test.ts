@@ -2,7 +2,7 @@
 import { cpSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { tempFolder } from "../engine/tempFolder.ts";
+import { tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");

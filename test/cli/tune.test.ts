@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { forgetTuned, tunedStore } from "../../cli/remembered.ts";
 import { tuneText } from "../../cli/tune.ts";
-import { tempFolder } from "../engine/tempFolder.ts";
+import { tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 const adapter = (device: string) =>

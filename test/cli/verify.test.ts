@@ -1,7 +1,7 @@
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { tempFolder } from "../engine/tempFolder.ts";
+import { tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
 const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");

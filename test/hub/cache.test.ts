@@ -11,7 +11,7 @@ import {
   parseRepository,
   planRemoval,
 } from "../../hub/index.ts";
-import { failure, tempFolder } from "../engine/tempFolder.ts";
+import { failure, tempFolder } from "../tempFolder.ts";
 
 describe("settings", () => {
   test("where Hugging Face's tools have them", async () => {

@@ -8,7 +8,7 @@ import { describe, expect, test } from "vitest";
 import { describeCheckpoint, openFolder, PhiError } from "../../engine/index.ts";
 import { cachedSnapshot, type HubSettings, isComplete, type PullOptions, pull } from "../../hub/index.ts";
 import { lockFile } from "../../hub/lock.ts";
-import { failure, tempFolder } from "../engine/tempFolder.ts";
+import { failure, tempFolder } from "../tempFolder.ts";
 import {
   type FakeHub,
   type Fault,

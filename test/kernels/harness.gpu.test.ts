@@ -1,6 +1,6 @@
 /** The harness notices what it is there to notice; and what the drivers do that the tolerances must allow. */
 import { describe, expect, test } from "vitest";
-import { lastRow } from "../../kernels/last_row.ts";
+import { lastRow } from "../../kernels/embed/last_row.ts";
 import { randomValues } from "../reference/compare.ts";
 import { broken, expectWithin, kernelSetup, liveBuffers, runKernel, smallest } from "./harness.ts";
 

@@ -1,6 +1,6 @@
 /** Random modules as GPTQ and AWQ store them, and their values, in plain loops (../shared/reference/NOTES.md). */
 
-import type { TensorSpec } from "../../engine/safetensors.ts";
+import type { TensorSpec } from "../../engine/files/safetensors.ts";
 import { seededRandom } from "./compare.ts";
 import { decodeHalf, encodeHalf } from "./ops.ts";
 

@@ -1,8 +1,8 @@
 /** Matrices of 4- and 8-bit integers in plain float64 loops. */
 
-import type { QuantizedRows } from "../../engine/formats/quantized.ts";
-import type { ZeroKind } from "../../kernels/quantize.ts";
-import type { GroupSize, QuantizedLayout } from "../../kernels/weights.ts";
+import type { QuantizedRows } from "../../engine/weights/packed.ts";
+import type { ZeroKind } from "../../kernels/loading/quantize.ts";
+import type { GroupSize, QuantizedLayout } from "../../kernels/weights/weights.ts";
 import { type NastyMode, randomValues, seededRandom } from "./compare.ts";
 import type { ReferenceTensor } from "./fixture.ts";
 import { decodeHalf, encodeHalf } from "./ops.ts";
@@ -72,7 +72,7 @@ const half = (value: number) => decodeHalf(encodeHalf(value, "f16"), "f16");
 const clamp = (value: number, low: number, high: number) => Math.min(Math.max(value, low), high);
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
-/** The search of kernels/quantize.wgsl for one group, in float64. */
+/** The search of kernels/loading/quantize.wgsl for one group, in float64. */
 export function searchGroup(w: readonly number[], layout: QuantizedLayout, zeros: ZeroKind): QuantizedGroup {
   const levels = layout === "q4" ? 15 : 255;
   const middle = (levels + 1) / 2;
