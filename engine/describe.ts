@@ -12,14 +12,15 @@ import { Graph } from "./graph/graph.ts";
 import { buildPlan } from "./graph/plan.ts";
 import { tuningFor } from "./graph/sizes.ts";
 import { type MatrixRef, matrixBytes, rowRanges, Weights } from "./graph/weights.ts";
-import { checkContext, chunkFor, declareWeights, mostBatches } from "./model.ts";
+import { checkContext, chunkFor, mostBatches } from "./model.ts";
 import type { Architecture } from "./models/architecture.ts";
+import { declareWeights } from "./models/architecture.ts";
 import { type RopePolicy, withRopePolicy } from "./models/rope.ts";
 import { readArchitecture } from "./models/table.ts";
 import { cacheRows, contextBuffers, layerCacheBytes } from "./run/cache.ts";
 import { checkActivations } from "./weights/activations.ts";
+import { type CheckedWeights, checkWeights } from "./weights/check.ts";
 import { type QuantizeDescription, type QuantizeOptions, quantizeTargets } from "./weights/quantize.ts";
-import { type CheckedWeights, checkWeights } from "./weights/upload.ts";
 
 /** The parts whose parameters are counted. */
 export type ModelPart = "embedding" | "attention" | "mlp" | "norms" | "head" | "other";

@@ -19,14 +19,15 @@ import { Graph, type GraphKind } from "./graph/graph.ts";
 import { allSteps, buildPlan, type Chooser, explain, type Plan, type Tuning } from "./graph/plan.ts";
 import { safeTuning, tileRowsFor, tuningFor } from "./graph/sizes.ts";
 import { matrixBytes, Weights } from "./graph/weights.ts";
-import type { Architecture } from "./models/architecture.ts";
+import { type Architecture, declareWeights } from "./models/architecture.ts";
 import { type RopePolicy, ropeRegime, withRopePolicy } from "./models/rope.ts";
 import { readArchitecture } from "./models/table.ts";
 import { type Cache, cacheRows, contextBuffers, createCache } from "./run/cache.ts";
 import { createRunner, type Runner, type SharedBuffers } from "./run/runner.ts";
 import { checkActivations, checkIntegerDot } from "./weights/activations.ts";
+import { type CheckedWeights, checkWeights } from "./weights/check.ts";
 import { type QuantizeOptions, quantizeTargets } from "./weights/quantize.ts";
-import { type CheckedWeights, checkWeights, type GpuWeights, uploadWeights } from "./weights/upload.ts";
+import { type GpuWeights, uploadWeights } from "./weights/upload.ts";
 
 export interface LoadProgress {
   readonly stage: "headers" | "weights" | "pipelines";
@@ -238,15 +239,6 @@ export async function checkKernels(options: LoadOptions): Promise<KernelReport> 
     device?.dispose();
     await checkpoint.close();
   }
-}
-
-/** The weights that an architecture asks for. */
-export function declareWeights(
-  architecture: Architecture,
-): ReadonlyMap<string, import("./graph/weights.ts").WeightRef> {
-  const weights = new Weights();
-  architecture.forward(new Graph("decode"), weights);
-  return weights.declared;
 }
 
 /** The positions of the cache: what was asked for, if the model has them, or its own up to 4096. */

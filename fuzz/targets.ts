@@ -11,10 +11,10 @@ import { openCheckpoint } from "../engine/files/checkpoint.ts";
 import { parseJson } from "../engine/files/json.ts";
 import { bitsPerElement, readSafetensorsHeader, safetensorsBytes } from "../engine/files/safetensors.ts";
 import type { ByteSource, Folder } from "../engine/files/source.ts";
-import { declareWeights } from "../engine/model.ts";
+import { declareWeights } from "../engine/models/architecture.ts";
 import { readArchitecture } from "../engine/models/table.ts";
+import { checkWeights } from "../engine/weights/check.ts";
 import { quantizeTargets } from "../engine/weights/quantize.ts";
-import { checkWeights } from "../engine/weights/upload.ts";
 import { loadTokenizer, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 import { mutateBytes, mutateJson, mutateText, mutateValue, type Random } from "./mutate.ts";
 

@@ -1,8 +1,8 @@
 /** What every model file provides, what they share in reading a config, and the table of them by `model_type`. */
 
 import type { ConfigReader } from "../files/config.ts";
-import type { Graph, HeadGeometry, Value } from "../graph/graph.ts";
-import type { Weights } from "../graph/weights.ts";
+import { Graph, type HeadGeometry, type Value } from "../graph/graph.ts";
+import { type WeightRef, Weights } from "../graph/weights.ts";
 import type { RopeSpec } from "./rope.ts";
 
 export interface Architecture extends HeadGeometry {
@@ -60,4 +60,11 @@ export function readHeads(config: ConfigReader, hidden: number): HeadGeometry {
     );
   }
   return { heads, kvHeads, headDim };
+}
+
+/** The weights that an architecture asks for, by key; no byte of them is read. */
+export function declareWeights(architecture: Pick<Architecture, "forward">): ReadonlyMap<string, WeightRef> {
+  const weights = new Weights();
+  architecture.forward(new Graph("decode"), weights);
+  return weights.declared;
 }

@@ -4,7 +4,7 @@ import { PhiError, printable } from "../errors.ts";
 import { readConfig } from "../files/config.ts";
 import { safetensorsHeader } from "../files/safetensors.ts";
 import type { Folder } from "../files/source.ts";
-import { declareWeights } from "../model.ts";
+import { declareWeights } from "./architecture.ts";
 import { readArchitecture } from "./table.ts";
 
 export interface DeclaredTensor {

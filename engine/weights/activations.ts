@@ -3,7 +3,7 @@
 import type { ActivationFormat } from "../../kernels/linear/linear.ts";
 import { PhiError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
-import type { CheckedWeights } from "./upload.ts";
+import type { CheckedWeights } from "./check.ts";
 
 export const activationFormats = ["f32", "int8"] as const satisfies readonly ActivationFormat[];
 

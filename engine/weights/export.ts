@@ -9,14 +9,15 @@ import type { Folder } from "../files/source.ts";
 import { Device, type DeviceBuffer, type DeviceOptions } from "../gpu/device.ts";
 import { createStaging } from "../gpu/staging.ts";
 import type { MatrixRef, TensorNeed } from "../graph/weights.ts";
-import { declareWeights } from "../model.ts";
+import { declareWeights } from "../models/architecture.ts";
 import { readArchitecture } from "../models/table.ts";
+import { type CheckedWeights, checkWeights } from "./check.ts";
+import { refuseFinds, refuseNonFinite } from "./finds.ts";
 import type { ReadTensor } from "./format.ts";
 import { type GptqModule, gptqGroupIndex, gptqGroups, gptqTensors, gptqWords } from "./gptq_write.ts";
 import { isPlain, type PlainDType, toFloat32 } from "./plain.ts";
 import { createQuantizer, type QuantizeScheme, quantizeTargets } from "./quantize.ts";
 import { createScan } from "./scan.ts";
-import { type CheckedWeights, checkWeights, refuseFinds, refuseNonFinite } from "./upload.ts";
 
 /** A file of known size that is written in pieces, in any order. */
 export interface OutputFile {

@@ -10,10 +10,10 @@ import { allSteps, buildPlan, type Family, type Step, type Tuning } from "../../
 import { type Candidates, candidatesFor, sizeText, tuningFor } from "../../../engine/graph/sizes.ts";
 import { Weights } from "../../../engine/graph/weights.ts";
 import { type LoadOptions, loadModel, openCheckpoint, openFolder, tuneModel } from "../../../engine/index.ts";
-import { declareWeights } from "../../../engine/model.ts";
+import { declareWeights } from "../../../engine/models/architecture.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";
+import { checkWeights } from "../../../engine/weights/check.ts";
 import { quantizeTargets } from "../../../engine/weights/quantize.ts";
-import { checkWeights } from "../../../engine/weights/upload.ts";
 import { testAdapter } from "../../gpu.ts";
 import { kernelSetup } from "../../kernels/harness.ts";
 import { expectClose } from "../../reference/compare.ts";

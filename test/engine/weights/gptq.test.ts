@@ -9,12 +9,12 @@ import { readSafetensorsHeader, safetensorsBytes, type TensorInfo } from "../../
 import { openFolder } from "../../../engine/files/source.ts";
 import { Weights } from "../../../engine/graph/weights.ts";
 import { awq } from "../../../engine/weights/awq.ts";
+import { checkWeights } from "../../../engine/weights/check.ts";
 import type { MatrixSource, ReadTensor } from "../../../engine/weights/format.ts";
 import { gptq } from "../../../engine/weights/gptq.ts";
 import { gptqGroupIndex, gptqGroups, gptqTensors, gptqWords } from "../../../engine/weights/gptq_write.ts";
 import { groupColumns } from "../../../engine/weights/grouped.ts";
 import { unpackQuantized } from "../../../engine/weights/packed.ts";
-import { checkWeights } from "../../../engine/weights/upload.ts";
 import {
   evenGroups,
   type ModuleShape,

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { readConfig } from "../../../engine/files/config.ts";
-import { declareWeights } from "../../../engine/model.ts";
+import { declareWeights } from "../../../engine/models/architecture.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";
 import { type QuantizeOptions, quantizeTargets } from "../../../engine/weights/quantize.ts";
 
