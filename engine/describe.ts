@@ -1,23 +1,23 @@
 /** What a checkpoint is and what it will take, from its JSON and headers alone: no weight is read, no device made. */
 
 import { type KvFormat, kvHeadBytes } from "../kernels/attention/attention.ts";
-import { controlWords, markBytes, stateWords } from "../kernels/choose/next.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { PhiError } from "./errors.ts";
 import { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
 import type { Folder } from "./files/source.ts";
-import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./gpu/device.ts";
+import { sequenceBytes } from "./generation/sequence.ts";
+import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./gpu/adapter.ts";
 import { Graph } from "./graph/graph.ts";
 import { buildPlan } from "./graph/plan.ts";
 import { tuningFor } from "./graph/sizes.ts";
 import { type MatrixRef, matrixBytes, rowRanges, Weights } from "./graph/weights.ts";
-import { checkContext, chunkFor, mostBatches } from "./model.ts";
 import type { Architecture } from "./models/architecture.ts";
 import { declareWeights } from "./models/architecture.ts";
 import { type RopePolicy, withRopePolicy } from "./models/rope.ts";
 import { readArchitecture } from "./models/table.ts";
 import { cacheRows, contextBuffers, layerCacheBytes } from "./run/cache.ts";
+import { checkContext, chunkFor } from "./run/context.ts";
 import { checkActivations } from "./weights/activations.ts";
 import { type CheckedWeights, checkWeights } from "./weights/check.ts";
 import { type QuantizeDescription, type QuantizeOptions, quantizeTargets } from "./weights/quantize.ts";
@@ -297,8 +297,7 @@ function needsOf(
     });
   }
   const ropeBytes = rounded(context * architecture.rope.rotary * 4);
-  const stateBytes = (1 + mostBatches) * stateWords.all * 4 + controlWords.all * 4; // with what reads it back
-  const smallBytes = stateBytes + rounded(architecture.vocab * markBytes) + rounded(chunkTokens * 4) + 32 * rangeCount; // marks, ids, row ranges
+  const smallBytes = sequenceBytes(architecture.vocab, chunkTokens) + 32 * rangeCount; // with the shapes of row ranges
   const activationBytes = slots.reduce((sum, bytes) => sum + bytes, ropeBytes + smallBytes);
   const kvBytes = 2 * architecture.layers * rounded(layerCacheBytes(architecture, kv, rows));
 

@@ -3,8 +3,8 @@
 export type { KvFormat } from "../kernels/attention/attention.ts";
 export type { ActivationFormat } from "../kernels/linear/linear.ts";
 export { type GroupSize, groupSizes } from "../kernels/weights/weights.ts";
-export type { KernelCheck } from "./check/selfcheck.ts";
-export { type TunedKernel, type TuneOptions, type TuneProgress, type TuneReport, tuneModel } from "./check/tune.ts";
+export type { CheckedKernels, KernelCheck } from "./check/selfcheck.ts";
+export type { TunedKernel, TuneProgress, TuneReport } from "./check/tune.ts";
 export {
   type CheckpointDescription,
   type DescribeOptions,
@@ -53,10 +53,10 @@ export type {
   GenerationStats,
 } from "./generation/generate.ts";
 export { checkSampling, randomSeed, type SamplingOptions } from "./generation/sampler.ts";
+export type { Rows, TraceRows } from "./generation/sequence.ts";
 export type { ProfiledDispatch } from "./gpu/profile.ts";
 export type { TunedSizes } from "./graph/plan.ts";
 export {
-  type CheckedKernels,
   checkKernels,
   type KernelReport,
   type LoadOptions,
@@ -64,8 +64,8 @@ export {
   loadModel,
   type Model,
   type ModelMemory,
-  type Rows,
-  type TraceRows,
+  type TuneOptions,
+  tuneModel,
 } from "./model.ts";
 export { type Config, declaredFolder, declaredTensors } from "./models/declared.ts";
 export type { RopePolicy } from "./models/rope.ts";

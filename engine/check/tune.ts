@@ -7,14 +7,16 @@
 import type { Kernel } from "../../kernels/kernel.ts";
 import { PhiError } from "../errors.ts";
 import { controlOf } from "../generation/control.ts";
+import type { Sequence } from "../generation/sequence.ts";
 import { allSteps, type Family, type Plan, type Sizes, type TunedSizes, type Tuning } from "../graph/plan.ts";
 import { candidatesFor, sizeText } from "../graph/sizes.ts";
-import { type Engine, type LoadOptions, openEngine } from "../model.ts";
 import type { Runner } from "../run/runner.ts";
-import { distinctKernels, kernelKey } from "./selfcheck.ts";
+import type { Runtime } from "../run/runtime.ts";
+import { checkKernel, distinctKernels, kernelKey } from "./selfcheck.ts";
 import { timesOf } from "./trial.ts";
 
-export interface TuneOptions extends Omit<LoadOptions, "tuned"> {
+export interface TuneKernelsOptions {
+  readonly signal?: AbortSignal;
   /** The measurements end after these, compiling included; loading and the last comparison come on top. Default 120. */
   readonly seconds?: number;
   /** Only kernels whose name holds this, those of a small share too. */
@@ -118,23 +120,6 @@ function quantile(values: readonly number[], share: number): number {
   return at(Math.floor(place)) + (place % 1) * (at(Math.ceil(place)) - at(Math.floor(place)));
 }
 
-/**
- * Loads a model and measures. Every candidate's kernel is compared with the reference before its time counts
- * (selfcheck.ts), and in the end the logits in the chosen sizes with those in the default ones. Throws as `loadModel`
- * does, a PhiError "aborted" where `signal` stops it, and "gpu" where the adapter computes wrong numbers.
- */
-export async function tuneModel(options: TuneOptions): Promise<TuneReport> {
-  const began = performance.now();
-  const { engine, notes, replaced } = await openEngine(options);
-  try {
-    const [wrong] = replaced;
-    if (wrong !== undefined) throw new PhiError("gpu", `${wrong}: there is nothing to tune`);
-    return { ...(await tune(engine, options)), notes, seconds: (performance.now() - began) / 1000 };
-  } finally {
-    engine.device.dispose();
-  }
-}
-
 type Kind = "prefill" | "decode";
 
 /** A kernel of a plan, with all its dispatches. */
@@ -147,7 +132,8 @@ interface Group {
 }
 
 interface Tuner {
-  readonly engine: Engine;
+  /** What the candidates run on. Its cache is written over. */
+  readonly sequence: Sequence;
   readonly base: Tuning;
   readonly signal: AbortSignal | undefined;
   readonly deadlineMs: number;
@@ -155,11 +141,21 @@ interface Tuner {
   readonly calls: Readonly<Record<Kind, { readonly seq: number; readonly past: number }>>;
 }
 
-async function tune(engine: Engine, options: TuneOptions): Promise<Omit<TuneReport, "notes" | "seconds">> {
-  const { context, chunkTokens } = engine;
+/**
+ * Measures the kernels of a loaded model, on the buffers of a sequence of it that nothing else uses. Every candidate's
+ * kernel is compared with the reference before its time counts (selfcheck.ts), and in the end the logits in the chosen
+ * sizes with those in the default ones. Throws a PhiError "aborted" where `signal` stops it, and "gpu" where the adapter
+ * computes wrong numbers.
+ */
+export async function tuneKernels(
+  sequence: Sequence,
+  options: TuneKernelsOptions,
+): Promise<Omit<TuneReport, "notes" | "seconds">> {
+  const { runtime } = sequence;
+  const { context, chunkTokens } = runtime.options;
   const tuner: Tuner = {
-    engine,
-    base: engine.tuning,
+    sequence,
+    base: runtime.tuning,
     signal: options.signal,
     deadlineMs: performance.now() + 1000 * (options.seconds ?? 120),
     calls: {
@@ -167,14 +163,16 @@ async function tune(engine: Engine, options: TuneOptions): Promise<Omit<TuneRepo
       prefill: { seq: chunkTokens, past: Math.min(context - chunkTokens, depth) },
     },
   };
-  const { vocab } = engine.architecture;
-  engine.control(controlOf({ sampling: { temperature: 0.8, topK: 40, topP: 0.9 }, seed: 1n, stopIds: [] }, [], vocab));
+  const { vocab } = runtime.architecture;
+  sequence.control(
+    controlOf({ sampling: { temperature: 0.8, topK: 40, topP: 0.9 }, seed: 1n, stopIds: [] }, [], vocab),
+  );
   let tuning = tuner.base;
   const kernels: TunedKernel[] = [];
-  engine.cache.setRegime("short");
+  sequence.cache.setRegime("short");
   // Attention first: in how many parts it writes decides which kernel reads them.
   for (const isFirst of [true, false]) {
-    for (const { group, share } of await weigh(tuner, tuning, groupsOf(engine, tuning))) {
+    for (const { group, share } of await weigh(tuner, tuning, groupsOf(runtime, tuning))) {
       if ((group.family === "decodeAttention") !== isFirst || !group.kernel.includes(options.only ?? "")) continue;
       const { size, result } = await tuneGroup(tuner, tuning, group, share, options);
       if (size !== undefined) tuning = withSize(tuning, group, size);
@@ -182,16 +180,16 @@ async function tune(engine: Engine, options: TuneOptions): Promise<Omit<TuneRepo
     }
   }
   const names = new Set(kernels.map(({ kernel }) => kernel));
-  const keys = groupsOf(engine, tuning).flatMap((group) => (names.has(group.kernel) ? group.keys : []));
+  const keys = groupsOf(runtime, tuning).flatMap((group) => (names.has(group.kernel) ? group.keys : []));
   const whole = await compareWhole(tuner, tuning);
-  return { adapterName: engine.device.adapterName, kernels, whole, sizes: tuning.tuned ?? {}, keys };
+  return { adapterName: runtime.device.adapterName, kernels, whole, sizes: tuning.tuned ?? {}, keys };
 }
 
 /** The kernels that have sizes; one that both plans run is measured where single tokens run it. */
-function groupsOf(engine: Engine, tuning: Tuning): readonly Group[] {
+function groupsOf(runtime: Runtime, tuning: Tuning): readonly Group[] {
   const groups = new Map<string, { kind: Kind; family: Family; kernel: string; keys: Set<string> }>();
   for (const kind of ["decode", "prefill"] as const) {
-    for (const { kernel, size } of allSteps(engine.planFor(kind, tuning))) {
+    for (const { kernel, size } of allSteps(runtime.planFor(kind, tuning))) {
       if (size === undefined) continue;
       const group = groups.get(kernel.name) ?? { kind, family: size.family, kernel: kernel.name, keys: new Set() };
       group.keys.add(size.key);
@@ -250,11 +248,11 @@ async function measurePlans(
   keys: readonly string[],
   most: number,
 ): Promise<readonly (readonly number[])[]> {
-  const { engine, calls, deadlineMs } = tuner;
+  const { sequence, calls, deadlineMs } = tuner;
   const { seq, past } = calls[kind];
   const rows = changedRows(plans, keys);
   // As many of a shape's dispatches as a measurement takes, each on weights of its own, as it is when the model runs.
-  const singles = await engine.bindPlans(rows.map(({ indices }) => partOf(plans[0] as Plan, indices.slice(0, 1))));
+  const singles = await sequence.bindPlans(rows.map(({ indices }) => partOf(plans[0] as Plan, indices.slice(0, 1))));
   const times: number[] = [];
   const measured: (readonly number[])[] = [];
   for (const [i, { indices }] of rows.entries()) {
@@ -264,7 +262,7 @@ async function measurePlans(
     measured.push(indices.slice(0, dispatches));
     times.push(Math.min(1000, Math.max(1, Math.round(dispatches / indices.length))));
   }
-  const runners = await engine.bindPlans(plans.flatMap((plan) => measured.map((indices) => partOf(plan, indices))));
+  const runners = await sequence.bindPlans(plans.flatMap((plan) => measured.map((indices) => partOf(plan, indices))));
   const seconds = plans.map(() => [] as number[]);
   const alive = new Set(plans.keys());
   for (let round = 0; round < most; round++) {
@@ -292,7 +290,7 @@ async function weigh(tuner: Tuner, tuning: Tuning, groups: readonly Group[]) {
   const seconds = new Map<Group, number>();
   const totals: Record<Kind, number> = { decode: 0, prefill: 0 };
   for (const group of groups) {
-    const plan = tuner.engine.planFor(group.kind, tuning);
+    const plan = tuner.sequence.runtime.planFor(group.kind, tuning);
     const [samples = []] = await measurePlans(tuner, group.kind, [plan], group.keys, leastRounds);
     const own = Math.min(...samples);
     seconds.set(group, own);
@@ -308,11 +306,12 @@ async function tuneGroup(
   tuning: Tuning,
   group: Group,
   share: number,
-  { only, onKernel }: TuneOptions,
+  { only, onKernel }: TuneKernelsOptions,
 ): Promise<{ readonly size: Sizes[Family] | undefined; readonly result: TunedKernel }> {
-  const { engine, deadlineMs } = tuner;
+  const { deadlineMs } = tuner;
+  const { runtime } = tuner.sequence;
   const { kind, family, kernel, keys } = group;
-  const plan = engine.planFor(kind, tuning);
+  const plan = runtime.planFor(kind, tuning);
   const defaultSize = sizeText(tuning[family]);
   const unchanged: TunedKernel = {
     kernel,
@@ -329,7 +328,7 @@ async function tuneGroup(
   };
   if (share < leastShare && only === undefined)
     return { size: undefined, result: { ...unchanged, skipped: "small share" } };
-  const sizes = candidatesFor(engine.device)[family].filter((size) => sizeText(size) !== defaultSize);
+  const sizes = candidatesFor(runtime.device)[family].filter((size) => sizeText(size) !== defaultSize);
   const secondsLeft = (deadlineMs - performance.now()) / 1000;
   if (secondsLeft <= 0) return { size: undefined, result: { ...unchanged, skipped: "out of time" } };
   onKernel?.({ kernel, candidates: sizes.length, secondsLeft });
@@ -339,10 +338,10 @@ async function tuneGroup(
   for (const size of sizes) {
     stopIfAborted(tuner);
     if (performance.now() > deadlineMs) break;
-    const other = engine.planFor(kind, withSize(tuning, group, size));
+    const other = runtime.planFor(kind, withSize(tuning, group, size));
     const kernels = changedKernels(plan, other);
     if (kernels.length === 0) continue; // this kernel takes no notice of what differs
-    const failed = await failureOf(engine, kernels);
+    const failed = await failureOf(runtime, kernels);
     if (failed === undefined) candidates.push({ size, plan: other });
     else tried.push({ size: sizeText(size), ...failed });
   }
@@ -366,13 +365,16 @@ function changedKernels(base: Plan, other: Plan): readonly Kernel[] {
 }
 
 /** Why a candidate's kernels are of no use, or undefined: each is compiled and checked. Throws where the device fails. */
-async function failureOf(engine: Engine, kernels: readonly Kernel[]): Promise<Omit<TriedSize, "size"> | undefined> {
+async function failureOf(
+  { device, pipelines }: Runtime,
+  kernels: readonly Kernel[],
+): Promise<Omit<TriedSize, "size"> | undefined> {
   for (const kernel of kernels) {
     try {
-      const { error } = await engine.checkKernel(kernel);
-      if (!(error <= 1) && !engine.device.isNull) return { result: "wrong numbers" };
+      const { error } = await checkKernel(device, pipelines, kernel);
+      if (!(error <= 1) && !device.isNull) return { result: "wrong numbers" };
     } catch (error) {
-      engine.device.check();
+      device.check();
       if (!(error instanceof PhiError && error.kind === "internal")) throw error;
       return { result: "does not run", message: error.message };
     }
@@ -388,15 +390,17 @@ const wholeTolerance = 0.02;
 
 /** A chunk of a prompt and a token after it in the default sizes and in the chosen ones: equal logits, and the times. */
 async function compareWhole(tuner: Tuner, tuning: Tuning): Promise<TuneReport["whole"]> {
-  const { engine, base } = tuner;
+  const { sequence, base } = tuner;
+  const { runtime } = sequence;
   if (tuning === base) return [];
-  const { context, chunkTokens, architecture } = engine;
+  const { context, chunkTokens } = runtime.options;
+  const { architecture, device } = runtime;
   const tokens = Math.max(1, Math.min(chunkTokens, context - 1));
   const ids = Array.from({ length: tokens + 1 }, (_, i) => (i * 7919 + 1) % architecture.vocab);
   const kinds = ["prefill", "decode"] as const;
   const calls = { prefill: { ids: ids.slice(0, tokens), past: 0 }, decode: { ids: ids.slice(tokens), past: context > tokens ? tokens : 0 } }; // biome-ignore format: one table
-  const runners = await engine.bindPlans(
-    kinds.flatMap((kind) => [engine.planFor(kind, base), engine.planFor(kind, tuning)]),
+  const runners = await sequence.bindPlans(
+    kinds.flatMap((kind) => [runtime.planFor(kind, base), runtime.planFor(kind, tuning)]),
   );
   const both = (kind: Kind) => runners.filter(({ plan }) => plan.kind === kind);
 
@@ -404,8 +408,7 @@ async function compareWhole(tuner: Tuner, tuning: Tuning): Promise<TuneReport["w
   for (const sizes of [0, 1]) {
     for (const kind of kinds) {
       const runner = both(kind)[sizes] as Runner;
-      await runner.feed(calls[kind].ids, calls[kind].past, 0, { signal: tuner.signal });
-      logits.push(await engine.readSlot(runner.plan.logitsSlot, architecture.vocab));
+      logits.push(await sequence.logitsOf(runner, calls[kind].ids, calls[kind].past, tuner.signal));
     }
   }
   const [prefill, decode, otherPrefill, otherDecode] = logits as [
@@ -419,10 +422,10 @@ async function compareWhole(tuner: Tuner, tuning: Tuning): Promise<TuneReport["w
     [decode, otherDecode],
   ] as const) {
     const off = largestDifference(expected, got);
-    if (!(off <= wholeTolerance) && !engine.device.isNull) {
+    if (!(off <= wholeTolerance) && !device.isNull) {
       throw new PhiError(
         "gpu",
-        `in the sizes that were chosen the logits are off by ${off.toPrecision(2)} of the largest on ${engine.device.adapterName}`,
+        `in the sizes that were chosen the logits are off by ${off.toPrecision(2)} of the largest on ${device.adapterName}`,
         ["The driver compiles a kernel wrongly at this model's shapes: no size was kept."],
       );
     }

@@ -1,10 +1,14 @@
 /** How well a model predicts a text, and how far its predictions are from another model's. */
 
 import { PhiError } from "../errors.ts";
-import type { Model } from "../model.ts";
+import type { Rows } from "./sequence.ts";
 
 /** What gives the logits: a `Model`, or a record of what one gave. */
-export type LogitsSource = Pick<Model, "logits" | "vocabularySize">;
+export interface LogitsSource {
+  readonly vocabularySize: number;
+  /** As `Model.logits`. */
+  logits(ids: readonly number[], options?: { signal?: AbortSignal }): AsyncGenerator<Rows, void, undefined>;
+}
 
 export interface EvaluateOptions {
   /** Tokens that a window runs, from position 0; default 1024, or the model's context if that is less. */

@@ -2,10 +2,10 @@
 
 import { PhiError } from "../errors.ts";
 import type { Chooser } from "../graph/plan.ts";
-import type { Batch, Engine } from "../model.ts";
 import { ropeRegime } from "../models/rope.ts";
 import { type Control, canSampleOnGpu, controlOf } from "./control.ts";
 import { checkSampling, createSampler, logProbability, type Sampler, type SamplingOptions } from "./sampler.ts";
+import type { Batch, Sequence } from "./sequence.ts";
 
 export interface GenerateOptions {
   /** New tokens at most; 0 runs the prompt only. */
@@ -73,7 +73,7 @@ interface TokenSource {
 
 /** See `Model.generate`. */
 export async function* generate(
-  engine: Engine,
+  sequence: Sequence,
   ids: readonly number[],
   options: GenerateOptions,
   eosIds: readonly number[],
@@ -83,24 +83,27 @@ export async function* generate(
   if (!Number.isInteger(maxTokens) || maxTokens < 0) {
     throw new PhiError("usage", `--max-tokens: expected an integer of at least 0, got ${maxTokens}`);
   }
-  checkSampling(sampling, engine.architecture.vocab);
-  engine.checkPrompt(ids);
+  checkSampling(sampling, sequence.runtime.architecture.vocab);
+  sequence.checkPrompt(ids);
   const { stepsPerSubmit } = options;
   if (stepsPerSubmit !== undefined && !(Number.isInteger(stepsPerSubmit) && stepsPerSubmit >= 1)) {
     throw new PhiError("usage", `stepsPerSubmit: expected an integer of at least 1, got ${stepsPerSubmit}`);
   }
   const stopIds = new Set(options.ignoreEos ? [] : (options.stopIds ?? eosIds));
-  const vocab = Math.min(engine.architecture.vocab, options.vocabularySize ?? engine.architecture.vocab);
+  const vocab = Math.min(
+    sequence.runtime.architecture.vocab,
+    options.vocabularySize ?? sequence.runtime.architecture.vocab,
+  );
   const sampler = createSampler(sampling, vocab);
   const generated: number[] = [];
   const control = () => controlOf({ sampling, seed: sampler.seed ?? 0n, stopIds: [...stopIds] }, ids, vocab);
   const source =
     options.logprobs || !canSampleOnGpu(sampling, vocab)
-      ? hostSource(engine, ids, generated, sampler, options)
-      : gpuSource(engine, ids, generated, sampler.isGreedy ? "greedy" : "sample", control, options);
+      ? hostSource(sequence, ids, generated, sampler, options)
+      : gpuSource(sequence, ids, generated, sampler.isGreedy ? "greedy" : "sample", control, options);
   let firstTokenMs = 0;
 
-  const release = await engine.exclusive();
+  const release = await sequence.exclusive();
   const began = performance.now();
   try {
     let finishReason: FinishReason | undefined;
@@ -109,7 +112,7 @@ export async function* generate(
       await source.next(0);
     }
     while (finishReason === undefined) {
-      const room = engine.context - ids.length - generated.length;
+      const room = sequence.runtime.options.context - ids.length - generated.length;
       // The token after a full context needs no room of its own: it is chosen, and not run.
       const most = Math.min(maxTokens - generated.length, generated.length === 0 ? 1 : room);
       const { tokens, notFinite } = await source.next(most);
@@ -120,12 +123,12 @@ export async function* generate(
         if (isEnough) finishReason = "stop";
         else if (stopIds.has(token.id)) finishReason = "eos";
         else if (generated.length === maxTokens) finishReason = "length";
-        else if (ids.length + generated.length >= engine.context) finishReason = "context";
+        else if (ids.length + generated.length >= sequence.runtime.options.context) finishReason = "context";
         else if (signal?.aborted) throw new PhiError("aborted", "stopped");
         if (finishReason !== undefined) break;
       }
       if (finishReason !== undefined) break;
-      if (notFinite > 0) throw await notFiniteError(engine, [...ids, ...generated], generated.length, release);
+      if (notFinite > 0) throw await notFiniteError(sequence, [...ids, ...generated], generated.length, release);
       if (tokens.length === 0) throw new Error("a submit of decode steps chose no token");
     }
     const prefillMs = generated.length === 0 ? performance.now() - began : firstTokenMs;
@@ -137,7 +140,7 @@ export async function* generate(
       prefillMs,
       decodeMs: performance.now() - began - prefillMs,
       firstTokenMs,
-      dispatchesPerToken: engine.plan("decode").steps.length + 1,
+      dispatchesPerToken: sequence.runtime.plan("decode").steps.length + 1,
       hostMsPerToken: host.steps === 0 ? 0 : host.ms / host.steps,
       recomputeMs: recompute.ms,
     };
@@ -155,7 +158,7 @@ const batchMs = 50;
  * that the last ones took; and while the GPU works on one submit the next is encoded.
  */
 function gpuSource(
-  engine: Engine,
+  sequence: Sequence,
   ids: readonly number[],
   generated: readonly number[],
   chooser: Chooser,
@@ -163,7 +166,7 @@ function gpuSource(
   { signal, stepsPerSubmit }: GenerateOptions,
 ): TokenSource {
   const onTheWay: { readonly batch: Batch; readonly beganMs: number }[] = [];
-  let steps = Math.min(stepsPerSubmit ?? 1, engine.mostSteps); // of the next submit
+  let steps = Math.min(stepsPerSubmit ?? 1, sequence.mostSteps); // of the next submit
   let isShort = false;
   let readMs = 0;
   let promptRun = 0;
@@ -172,15 +175,15 @@ function gpuSource(
 
   async function start(): Promise<Batch | undefined> {
     const all = [...ids, ...generated];
-    const { run, batch } = await engine.prefill(all, { signal, chooser, drawn: generated.length });
+    const { run, batch } = await sequence.prefill(all, { signal, chooser, drawn: generated.length });
     if (generated.length === 0) promptRun = run;
     return batch;
   }
 
   /** Steps from here on whose sequences are all in longrope's present regime. */
   function stepsOfRegime(length: number): number {
-    const { rope } = engine.architecture;
-    if (ropeRegime(rope, length) !== engine.cache.regime) return 0;
+    const { rope } = sequence.runtime.architecture;
+    if (ropeRegime(rope, length) !== sequence.cache.regime) return 0;
     const original = rope.longrope?.originalPositions ?? Number.POSITIVE_INFINITY;
     return length > original ? Number.POSITIVE_INFINITY : original + 1 - length;
   }
@@ -193,18 +196,18 @@ function gpuSource(
     recompute,
     async next(most) {
       if (most === 0) {
-        promptRun = (await engine.prefill(ids, { signal })).run;
-        await engine.device.workDone();
+        promptRun = (await sequence.prefill(ids, { signal })).run;
+        await sequence.runtime.device.workDone();
         return { tokens: [], notFinite: 0 };
       }
       const total = ids.length + generated.length;
       const inRegime = generated.length === 0 ? 0 : stepsOfRegime(total);
       if (inRegime === 0) {
         const beganMs = performance.now();
-        if (generated.length === 0) engine.control(control());
+        if (generated.length === 0) sequence.control(control());
         const batch = await start();
         if (batch === undefined) throw new Error("the prompt chose no token");
-        const read = await engine.readBatch(batch);
+        const read = await sequence.readBatch(batch);
         readMs = performance.now();
         if (generated.length > 0) recompute.ms += readMs - beganMs;
         return { tokens: read.ids.map((id) => ({ id })), notFinite: read.notFinite };
@@ -214,7 +217,7 @@ function gpuSource(
       while (ahead < room && onTheWay.length < (isShort ? 2 : 1)) {
         const count = Math.min(steps, room - ahead);
         const beganMs = performance.now();
-        const batch = await engine.decode(generated.length + ahead, count, chooser, signal);
+        const batch = await sequence.decode(generated.length + ahead, count, chooser, signal);
         host.ms += performance.now() - beganMs;
         host.steps += count;
         onTheWay.push({ batch, beganMs });
@@ -222,13 +225,13 @@ function gpuSource(
       }
       const [oldest] = onTheWay.splice(0, 1);
       if (oldest === undefined) throw new Error("no steps are on their way");
-      const read = await engine.readBatch(oldest.batch);
+      const read = await sequence.readBatch(oldest.batch);
       const nowMs = performance.now();
       const stepMs = (nowMs - Math.max(oldest.beganMs, readMs)) / oldest.batch.count;
       readMs = nowMs;
       isShort = stepMs * 2 <= batchMs;
       if (stepsPerSubmit === undefined) {
-        steps = Math.max(1, Math.min(steps * 2, Math.floor(batchMs / stepMs), engine.mostSteps));
+        steps = Math.max(1, Math.min(steps * 2, Math.floor(batchMs / stepMs), sequence.mostSteps));
       }
       return { tokens: read.ids.map((id) => ({ id })), notFinite: read.notFinite };
     },
@@ -237,7 +240,7 @@ function gpuSource(
 
 /** Tokens that the host chooses from the logits of each step, which it needs where their probabilities are asked for. */
 function hostSource(
-  engine: Engine,
+  sequence: Sequence,
   ids: readonly number[],
   generated: readonly number[],
   sampler: Sampler,
@@ -254,18 +257,19 @@ function hostSource(
     recompute,
     async next(most) {
       const all = [...ids, ...generated];
-      const crosses = generated.length > 0 && ropeRegime(engine.architecture.rope, all.length) !== engine.cache.regime;
+      const crosses =
+        generated.length > 0 && ropeRegime(sequence.runtime.architecture.rope, all.length) !== sequence.cache.regime;
       const beganMs = performance.now();
-      const { run } = await engine.prefill(all, { signal });
+      const { run } = await sequence.prefill(all, { signal, logits: most > 0 });
       if (generated.length === 0) promptRun = run;
       else if (!crosses) {
         host.ms += performance.now() - beganMs;
         host.steps++;
       }
-      if (most === 0 || crosses) await engine.device.workDone();
+      if (most === 0 || crosses) await sequence.runtime.device.workDone();
       if (crosses) recompute.ms += performance.now() - beganMs;
       if (most === 0) return { tokens: [], notFinite: 0 };
-      const logits = await engine.readLogits(lastChunk(run, engine.chunkTokens) === 1 ? "decode" : "prefill");
+      const logits = await sequence.readLogits();
       const notFinite = countNonFinite(logits);
       if (notFinite > 0) return { tokens: [], notFinite };
       const id = sampler.sample(logits, { prompt: ids, generated });
@@ -274,21 +278,16 @@ function hostSource(
   };
 }
 
-/** Tokens in the last of the chunks that `tokens` tokens are run in. */
-function lastChunk(tokens: number, chunkTokens: number): number {
-  return ((tokens - 1) % chunkTokens) + 1;
-}
-
 /** Runs the sequence again with every layer's values kept, and names the first that is not finite. */
 async function notFiniteError(
-  engine: Engine,
+  sequence: Sequence,
   ids: readonly number[],
   token: number,
   release: () => void,
 ): Promise<PhiError> {
   release();
   let where = "nowhere when run again";
-  search: for await (const { values } of engine.every("trace", ids)) {
+  search: for await (const { values } of sequence.every("trace", ids)) {
     for (const [name, numbers] of values) {
       if (countNonFinite(numbers) > 0) {
         where = name;

@@ -4,7 +4,8 @@
  */
 
 import { PhiError } from "../errors.ts";
-import { checkProfiling, createProfiler, type Profiler } from "./profile.ts";
+import { adapterName, checkProfiling, isSoftwareAdapter, maxBindingBytes, subgroupSize } from "./adapter.ts";
+import { Waiting } from "./waiting.ts";
 
 /** The calls that can be intercepted. */
 export type DeviceCall =
@@ -42,31 +43,8 @@ export interface DeviceBuffer {
 /** A software adapter compiles a kernel when it is first run, which can take many seconds on a busy machine. */
 const defaultWatchdogMs = { gpu: 30_000, software: 300_000 };
 
-/** How long the event loop sleeps at a time while a software adapter computes: short beside a token's time. */
-const restMs = 0.5;
-
 /** A storage binding may begin at multiples of this on every adapter (minStorageBufferOffsetAlignment's default). */
 export const bindingAlignment = 256;
-
-/** What an adapter calls itself. */
-export function adapterName(info: GPUAdapterInfo): string {
-  return [info.vendor, info.architecture, info.description || info.device].filter((s) => s !== "").join(" ");
-}
-
-/** Whether a CPU stands in for a GPU. */
-export function isSoftwareAdapter(info: GPUAdapterInfo): boolean {
-  return info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe|software/i.test(adapterName(info));
-}
-
-/** Threads of every subgroup of an adapter, or 1 where they are not all of one size. */
-export function subgroupSize({ subgroupMinSize, subgroupMaxSize }: GPUAdapterInfo): number {
-  return subgroupMinSize === subgroupMaxSize ? subgroupMinSize : 1;
-}
-
-/** Largest storage binding of a device or an adapter, in bytes, also bounded by its largest buffer. */
-export function maxBindingBytes({ maxStorageBufferBindingSize, maxBufferSize }: GPUSupportedLimits): number {
-  return Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize) / 256) * 256;
-}
 
 export class Device {
   readonly gpu: GPUDevice;
@@ -77,18 +55,15 @@ export class Device {
   readonly isNull: boolean;
   /** Threads of every subgroup, where the device has subgroups and all are of one size, else 1. */
   readonly subgroupSize: number;
-  /** Where the device was opened for a profile. */
-  readonly profiler: Profiler | undefined;
+  /** Whether it was opened for a profile (profile.ts). */
+  readonly isProfiled: boolean;
   readonly #options: DeviceOptions;
   readonly #live = new Set<DeviceBuffer>();
   #liveBytes = 0;
   #peakBytes = 0;
-  #failure: PhiError | undefined;
   #disposed = false;
-  /** What waits for the GPU: each is told when the device fails. */
-  readonly #waiting = new Set<(error: PhiError) => void>();
-  #isResting = false;
-  readonly #onError = (event: GPUUncapturedErrorEvent) => this.#fail(gpuError(event.error));
+  readonly #waiting: Waiting;
+  readonly #onError = (event: GPUUncapturedErrorEvent) => this.#waiting.fail(gpuError(event.error));
 
   private constructor(gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions) {
     this.gpu = gpu;
@@ -96,14 +71,16 @@ export class Device {
     this.isSoftware = isSoftwareAdapter(info);
     this.isNull = info.device === "null-backend";
     this.subgroupSize = gpu.features.has("subgroups") ? subgroupSize(info) : 1;
+    this.isProfiled = options.profile ?? false;
     this.#options = options;
+    const watchdogMs = options.watchdogMs ?? defaultWatchdogMs[this.isSoftware ? "software" : "gpu"];
+    this.#waiting = new Waiting({ watchdogMs, isSoftware: this.isSoftware });
     gpu.addEventListener("uncapturederror", quiet);
     gpu.addEventListener("uncapturederror", this.#onError);
     gpu.lost.then(({ reason, message }) => {
       if (this.#disposed) return;
-      this.#fail(new PhiError("gpu", `the GPU device was lost (${reason}): ${firstLine(message)}`));
+      this.#waiting.fail(new PhiError("gpu", `the GPU device was lost (${reason}): ${firstLine(message)}`));
     });
-    this.profiler = options.profile ? createProfiler(this) : undefined;
   }
 
   /** Opens a device with the adapter's own buffer limits, and with subgroups where it has them. Throws a PhiError "machine" if the adapter refuses. */
@@ -136,7 +113,8 @@ export class Device {
 
   /** Throws the failure, if there is one. */
   check(): void {
-    if (this.#failure !== undefined) throw this.#failure;
+    const { failure } = this.#waiting;
+    if (failure !== undefined) throw failure;
     if (this.#disposed) throw new PhiError("usage", "the model was disposed");
   }
 
@@ -175,7 +153,7 @@ export class Device {
     if (this.#options.features === "none") return false;
     this.gpu.pushErrorScope("validation");
     this.createShaderModule(`requires ${name}`, `requires ${name};`);
-    return (await this.#guard(this.gpu.popErrorScope(), `requires ${name}`)) === null;
+    return (await this.#waiting.guard(this.gpu.popErrorScope(), `requires ${name}`)) === null;
   }
 
   /** Compiles a pipeline. A kernel that does not compile is our own bug: PhiError "internal" with the compiler's words. */
@@ -184,11 +162,12 @@ export class Device {
   ): Promise<GPUComputePipeline> {
     this.#call("createComputePipeline", descriptor.label);
     try {
-      return await this.#guard(this.gpu.createComputePipelineAsync(descriptor), descriptor.label);
+      return await this.#waiting.guard(this.gpu.createComputePipelineAsync(descriptor), descriptor.label);
     } catch (cause) {
       if (cause instanceof PhiError) throw cause;
       await this.#hearOfLoss();
-      if (this.#failure?.kind === "gpu") throw this.#failure;
+      const { failure } = this.#waiting;
+      if (failure?.kind === "gpu") throw failure;
       const message = cause instanceof Error ? cause.message : String(cause);
       throw new PhiError("internal", `kernel ${descriptor.label} does not compile: ${oneLine(message)}`, [], { cause });
     }
@@ -217,7 +196,7 @@ export class Device {
   /** Resolves when the GPU has done what was submitted; frees the staging memory of earlier writes too. */
   async workDone(): Promise<void> {
     this.#call("workDone", "queue");
-    await this.#guard(this.gpu.queue.onSubmittedWorkDone(), "queue");
+    await this.#waiting.guard(this.gpu.queue.onSubmittedWorkDone(), "queue");
     this.check();
   }
 
@@ -257,7 +236,7 @@ export class Device {
   ): Promise<void> {
     this.#call("mapAsync", buffer.label);
     try {
-      await this.#guard(buffer.gpu.mapAsync(mode, 0, sizeBytes), buffer.label);
+      await this.#waiting.guard(buffer.gpu.mapAsync(mode, 0, sizeBytes), buffer.label);
     } catch (error) {
       throw await this.#mapError(buffer, what, error);
     }
@@ -273,57 +252,6 @@ export class Device {
   /** A call that a lost device refuses may fail before the loss is told, which is in a turn of its own. */
   #hearOfLoss(): Promise<void> {
     return new Promise((resolve) => setTimeout(resolve, 0));
-  }
-
-  /** The first failure is the device's; everything that waits for the GPU ends with it. */
-  #fail(error: PhiError): void {
-    this.#failure ??= error;
-    for (const reject of this.#waiting) reject(this.#failure);
-    this.#waiting.clear();
-  }
-
-  /**
-   * Waits for the GPU, but neither past its failure nor for ever. Not by Promise.race with a promise that lives as long
-   * as the device: that would keep something of every wait until the end.
-   */
-  #guard<T>(work: Promise<T>, label: string): Promise<T> {
-    const watchdogMs = this.#options.watchdogMs ?? defaultWatchdogMs[this.isSoftware ? "software" : "gpu"];
-    return new Promise<T>((resolve, reject) => {
-      const timer = setTimeout(
-        () => end(() => reject(new PhiError("gpu", `${label}: the GPU has not answered for ${watchdogMs / 1000} s`))),
-        watchdogMs,
-      );
-      const failed = (error: PhiError) => end(() => reject(error));
-      const end = (settle: () => void) => {
-        clearTimeout(timer);
-        this.#waiting.delete(failed);
-        settle();
-      };
-      this.#waiting.add(failed);
-      if (this.isSoftware) this.#rest();
-      work.then(
-        (value) => end(() => resolve(value)),
-        (error: unknown) => end(() => reject(error)),
-      );
-      if (this.#failure !== undefined) failed(this.#failure);
-    });
-  }
-
-  /**
-   * Dawn's Node binding asks for news at every turn of the event loop and lets it turn as fast as it can, which takes from a
-   * software adapter the CPU that it computes on. While anything waits, each turn sleeps a little.
-   */
-  #rest(): void {
-    if (this.#isResting || typeof setImmediate === "undefined") return;
-    this.#isResting = true;
-    const neverChanges = new Int32Array(new SharedArrayBuffer(4));
-    const turn = () => {
-      this.#isResting = this.#waiting.size > 0;
-      if (!this.#isResting) return;
-      Atomics.wait(neverChanges, 0, 0, restMs);
-      setImmediate(turn);
-    };
-    setImmediate(turn);
   }
 
   /** Frees every buffer and the device. */

@@ -3,7 +3,6 @@
  * so that only a device which was opened for a profile pays for it.
  */
 
-import { PhiError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 
 /** One dispatch of a profiled run. */
@@ -36,14 +35,6 @@ export interface Profiler {
   resolve(encoder: GPUCommandEncoder, count: number): void;
   /** Waits for the submit and keeps its times. */
   collect(plan: string, facts: readonly DispatchFacts[]): Promise<void>;
-}
-
-/** Throws a PhiError "machine" where the adapter measures no time. */
-export function checkProfiling(adapter: GPUAdapter): void {
-  if (adapter.features.has("timestamp-query")) return;
-  throw new PhiError("machine", "--profile: expected an adapter with timestamp queries, got one without", [
-    "The feature is timestamp-query; phi devices lists what each adapter has.",
-  ]);
 }
 
 /** A profiler on a device that has timestamp queries. */
