@@ -1,8 +1,8 @@
 /** What a kernel or a prompt moves and computes: the least that its formula takes, whatever the kernels do in fact. */
 
 import { type Problem, seenKeys, variant } from "../engine/check/problems.ts";
+import { buildPlan } from "../engine/graph/build.ts";
 import { Graph } from "../engine/graph/graph.ts";
-import { buildPlan } from "../engine/graph/plan.ts";
 import { safeTuning } from "../engine/graph/sizes.ts";
 import { Weights } from "../engine/graph/weights.ts";
 import type { Architecture } from "../engine/models/architecture.ts";

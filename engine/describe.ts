@@ -8,8 +8,8 @@ import { type GenerationDefaults, readGenerationDefaults } from "./files/config.
 import type { Folder } from "./files/source.ts";
 import { sequenceBytes } from "./generation/sequence.ts";
 import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./gpu/adapter.ts";
+import { buildPlan } from "./graph/build.ts";
 import { Graph } from "./graph/graph.ts";
-import { buildPlan } from "./graph/plan.ts";
 import { tuningFor } from "./graph/sizes.ts";
 import { type MatrixRef, matrixBytes, rowRanges, Weights } from "./graph/weights.ts";
 import type { Architecture } from "./models/architecture.ts";

@@ -55,7 +55,7 @@ export type {
 export { checkSampling, randomSeed, type SamplingOptions } from "./generation/sampler.ts";
 export type { Rows, TraceRows } from "./generation/sequence.ts";
 export type { ProfiledDispatch } from "./gpu/profile.ts";
-export type { TunedSizes } from "./graph/plan.ts";
+export type { TunedSizes } from "./graph/sizes.ts";
 export {
   checkKernels,
   type KernelReport,

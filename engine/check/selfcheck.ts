@@ -8,7 +8,7 @@ import type { Kernel } from "../../kernels/kernel.ts";
 import { PhiError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Pipelines } from "../gpu/pipelines.ts";
-import type { Tuning } from "../graph/plan.ts";
+import type { Tuning } from "../graph/sizes.ts";
 import { safeTuning, tuningFor } from "../graph/sizes.ts";
 import type { Runtime } from "../run/runtime.ts";
 import { hasProblem, problemOf } from "./problems.ts";

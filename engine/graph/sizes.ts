@@ -1,6 +1,52 @@
 /** Sizes of workgroups and register tiles. Software adapters and GPUs want opposite ones: see DESIGN.md, "Kernels". */
 
-import type { Family, Sizes, TunedSizes, Tuning } from "./plan.ts";
+import type { AttentionTile, Splits } from "../../kernels/attention/attention.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
+import type { MatmulTile } from "../../kernels/linear/matmul.ts";
+import type { MatvecTile } from "../../kernels/linear/matvec.ts";
+
+/** Sizes of workgroups and register tiles, by the family of kernels that takes them. */
+export interface Sizes {
+  readonly matvec: MatvecTile;
+  readonly matmul: MatmulTile;
+  readonly decodeAttention: AttentionTile & Splits;
+  readonly prefillAttention: AttentionTile;
+  readonly normLanes: number;
+  readonly argmaxLanes: number;
+  readonly sampleThreads: number;
+}
+
+export type Family = keyof Sizes;
+
+/** Sizes by kernel and shape (`Step.size`), as tune.ts measures them. */
+export type TunedSizes = { readonly [F in Family]?: Readonly<Record<string, Sizes[F]>> };
+
+/** The sizes of a plan, which are chosen per adapter. */
+export interface Tuning extends Sizes {
+  /** In place of a family's. */
+  readonly tuned?: TunedSizes;
+  /** Whether compilers may unroll long loops (state.wgsl). */
+  readonly unroll: boolean;
+}
+
+/** A kernel in a size of its family. */
+export interface Sized<F extends Family> {
+  readonly kernel: Kernel;
+  readonly size: { readonly family: F; readonly key: string };
+  readonly value: Sizes[F];
+}
+
+/** The kernel of a shape, in the size that was measured for the two, or else in the family's. */
+export function sized<F extends Family>(
+  tuning: Tuning,
+  family: F,
+  shape: string | number,
+  kernelOf: (size: Sizes[F]) => Kernel,
+): Sized<F> {
+  const key = `${kernelOf(tuning[family]).name} ${shape}`;
+  const value: Sizes[F] = tuning.tuned?.[family]?.[key] ?? tuning[family];
+  return { kernel: kernelOf(value), size: { family, key }, value };
+}
 
 /** What sizes depend on of a device, or an adapter. */
 export interface TunedDevice {

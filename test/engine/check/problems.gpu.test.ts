@@ -4,8 +4,8 @@ import { planSynthetic, type SyntheticPreset } from "../../../bench/synthetic.ts
 import { problemOf, sizeOf } from "../../../engine/check/problems.ts";
 import { createTrial } from "../../../engine/check/trial.ts";
 import { readConfig } from "../../../engine/files/config.ts";
+import { buildPlan } from "../../../engine/graph/build.ts";
 import { Graph } from "../../../engine/graph/graph.ts";
-import { buildPlan } from "../../../engine/graph/plan.ts";
 import { tileRowsFor, tuningFor } from "../../../engine/graph/sizes.ts";
 import { type MatrixRef, Weights } from "../../../engine/graph/weights.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";

@@ -5,8 +5,10 @@
 import { describe, expect, test } from "vitest";
 import { checkKernel } from "../../../engine/check/selfcheck.ts";
 import { Device } from "../../../engine/gpu/device.ts";
+import { buildPlan } from "../../../engine/graph/build.ts";
 import { Graph } from "../../../engine/graph/graph.ts";
-import { allSteps, buildPlan, type Family, type Step, type Tuning } from "../../../engine/graph/plan.ts";
+import { allSteps, type Step } from "../../../engine/graph/plan.ts";
+import type { Family, Tuning } from "../../../engine/graph/sizes.ts";
 import { type Candidates, candidatesFor, sizeText, tuningFor } from "../../../engine/graph/sizes.ts";
 import { Weights } from "../../../engine/graph/weights.ts";
 import { type LoadOptions, loadModel, openCheckpoint, openFolder, tuneModel } from "../../../engine/index.ts";

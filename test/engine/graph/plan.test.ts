@@ -3,16 +3,11 @@ import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { readConfig } from "../../../engine/files/config.ts";
 import { readBindings } from "../../../engine/gpu/pipelines.ts";
+import { buildPlan } from "../../../engine/graph/build.ts";
 import { Graph, type GraphKind, nodeInputs } from "../../../engine/graph/graph.ts";
 import * as ops from "../../../engine/graph/ops.ts";
-import {
-  buildPlan,
-  explain,
-  type Operand,
-  type Plan,
-  type PlanOptions,
-  type Tuning,
-} from "../../../engine/graph/plan.ts";
+import { explain, type Operand, type Plan, type PlanOptions } from "../../../engine/graph/plan.ts";
+import type { Tuning } from "../../../engine/graph/sizes.ts";
 import { type MatrixRef, rowRanges, type VectorRef, Weights } from "../../../engine/graph/weights.ts";
 import type { Architecture } from "../../../engine/models/architecture.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";

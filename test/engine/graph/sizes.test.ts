@@ -2,8 +2,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { readConfig } from "../../../engine/files/config.ts";
+import { buildPlan } from "../../../engine/graph/build.ts";
 import { Graph } from "../../../engine/graph/graph.ts";
-import { buildPlan, type Family, type Tuning } from "../../../engine/graph/plan.ts";
+import type { Family, Tuning } from "../../../engine/graph/sizes.ts";
 import { candidatesFor, sizeText, soundSizes, tuningFor } from "../../../engine/graph/sizes.ts";
 import { Weights } from "../../../engine/graph/weights.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";
