@@ -22,13 +22,13 @@ const withoutBlocks = (markdown: string) => markdown.replace(/^```[^\n]*\n[\s\S]
 /** What stands in backticks, and the lines of blocks. */
 function codeOf(markdown: string): string[] {
   const blocks = [...markdown.matchAll(/^```[^\n]*\n([\s\S]*?)^```$/gm)].map(([, block = ""]) => block);
-  const spans = [...withoutBlocks(markdown).matchAll(/(`+)(.+?)\1/g)].map(([, , span = ""]) => span);
+  const spans = [...withoutBlocks(markdown).matchAll(/(`+)([^`]+?)\1/g)].map(([, , span = ""]) => span);
   return [...blocks, ...spans];
 }
 
 /** The targets of links and pictures that are no URL. */
 function linksOf(markdown: string): string[] {
-  const text = withoutBlocks(markdown).replace(/(`+)(?:.+?)\1/g, "`");
+  const text = withoutBlocks(markdown).replace(/(`+)[^`]+?\1/g, "`");
   return [...text.matchAll(/\]\(([^)\s]+)\)/g), ...text.matchAll(/(?:src|href)="([^"]+)"/g)]
     .map(([, target = ""]) => target)
     .filter((target) => !/^[a-z]+:/.test(target));
