@@ -1,6 +1,6 @@
 /**
  * A model's forward pass as a list of nodes. A model file runs once per kind of graph and records what it would compute;
- * `plan.ts` turns the record into dispatches. Plain data: no device, no kernels.
+ * `build.ts` turns the record into dispatches. Plain data: no device, no kernels.
  */
 
 import type { Visible } from "../../kernels/attention/attention.ts";
