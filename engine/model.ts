@@ -1,6 +1,6 @@
 /** A loaded model: weights, cache and plans on one device, and the calls that run them. */
 
-import type { KvFormat } from "../kernels/attention/attention.ts";
+import type { KvFormat } from "../kernels/attention/kv/kv.ts";
 import { controlWords, markBytes, stateWords } from "../kernels/choose/next.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";

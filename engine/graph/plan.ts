@@ -8,12 +8,12 @@ import {
   attention,
   decodeAttention,
   decodeOutput,
-  type HeadShape,
   hasDecodeAttention,
-  type KvFormat,
+  joinedInput,
   ropeAppend,
   type Splits,
 } from "../../kernels/attention/attention.ts";
+import type { HeadShape, KvFormat } from "../../kernels/attention/kv/kv.ts";
 import { argmax, sample } from "../../kernels/choose/next.ts";
 import { embed } from "../../kernels/embed/embed.ts";
 import { lastRow } from "../../kernels/embed/last_row.ts";
@@ -449,8 +449,9 @@ function planLinear(
   slot: (value: Value) => Operand,
   options: PlanOptions,
 ): Step {
-  const { weight, epilogue, constants, joined } = node;
+  const { weight, epilogue, constants } = node;
   const { tuning, activations } = options;
+  const joined = node.joined && joinedInput(node.joined.heads, node.joined.visible, node.joined.split);
   const packing = options.packing(weight);
   const permuted = "group" in packing && packing.permuted;
   const { layout } = packing;
