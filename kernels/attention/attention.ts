@@ -78,7 +78,7 @@ export interface Splits {
   readonly span: number;
 }
 
-/** Overrides and consts of attention/splits.wgsl. */
+/** Overrides and consts of splits.wgsl. */
 function splitConstants(visible: Visible, { splits, span }: Splits) {
   const seen = "window" in visible ? visible.window : undefined;
   return { constants: { SPAN: span, SEEN: seen ?? 0x7fffffff }, tile: { SPLITS: splits } };
@@ -94,7 +94,7 @@ export function decodeOutput({ heads, headDim }: HeadShape, { splits }: Splits):
   return splits === 1 ? heads * headDim : splits * heads * (headDim + 4);
 }
 
-/** o from a fused row [q | k | v] of a single token, which is rotated and appended to the cache: see attention/decode.wgsl. */
+/** o from a fused row [q | k | v] of a single token, which is rotated and appended to the cache: see decode.wgsl. */
 export function decodeAttention(
   shape: KvShape,
   rotary: number,
@@ -116,7 +116,7 @@ export function decodeAttention(
   };
 }
 
-/** What a linear needs to read decodeAttention's output (`LinearShape.joined`): see attention/joined.wgsl. */
+/** What a linear needs to read decodeAttention's output (`LinearShape.joined`): see joined.wgsl. */
 export function joinedInput(
   { heads, headDim }: HeadShape,
   visible: Visible,
