@@ -3,11 +3,14 @@
  * Outputs are compared with float64 loops before the time counts.
  */
 
-import { problemOf, seenKeys } from "../engine/check/problems.ts";
+import { seenKeys } from "../engine/check/problems/attention.ts";
+import { problemOf } from "../engine/check/problems.ts";
 import { Device } from "../engine/gpu/device.ts";
 import { createPipelines } from "../engine/gpu/pipelines.ts";
 import { tuningFor } from "../engine/graph/sizes.ts";
-import { attention, type KvShape, type Visible } from "../kernels/attention/attention.ts";
+import { attention } from "../kernels/attention/attention.ts";
+import type { KvShape } from "../kernels/attention/kv/kv.ts";
+import type { Visible } from "../kernels/attention/visible/visible.ts";
 import { openChecked, type Setup } from "./kernels.ts";
 import type { Figure } from "./report.ts";
 

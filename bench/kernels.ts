@@ -3,7 +3,8 @@
  * time is put beside what this adapter's own copies move and its multiplications compute.
  */
 
-import { type Problem, type ProblemSize, problemOf, sizeOf } from "../engine/check/problems.ts";
+import type { Problem, ProblemSize } from "../engine/check/problems/problem.ts";
+import { problemOf, sizeOf } from "../engine/check/problems.ts";
 import { kernelKey } from "../engine/check/selfcheck.ts";
 import { createTrial, type Trial, timesOf } from "../engine/check/trial.ts";
 import { PhiError } from "../engine/errors.ts";
@@ -19,7 +20,7 @@ import type { Architecture } from "../engine/models/architecture.ts";
 import type { Config } from "../engine/models/declared.ts";
 import { readArchitecture } from "../engine/models/table.ts";
 import { quantizeTargets } from "../engine/weights/quantize.ts";
-import type { KvFormat } from "../kernels/attention/attention.ts";
+import type { KvFormat } from "../kernels/attention/kv/kv.ts";
 import { foldedGrid, type Kernel, stateSnippet } from "../kernels/kernel.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { quantize } from "../kernels/loading/quantize.ts";

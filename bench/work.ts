@@ -1,12 +1,13 @@
 /** What a kernel or a prompt moves and computes: the least that its formula takes, whatever the kernels do in fact. */
 
-import { type Problem, seenKeys, variant } from "../engine/check/problems.ts";
+import { seenKeys } from "../engine/check/problems/attention.ts";
+import { type Problem, variant } from "../engine/check/problems/problem.ts";
 import { buildPlan } from "../engine/graph/build.ts";
 import { Graph } from "../engine/graph/graph.ts";
 import { safeTuning } from "../engine/graph/sizes.ts";
 import { Weights } from "../engine/graph/weights.ts";
 import type { Architecture } from "../engine/models/architecture.ts";
-import { type KvFormat, kvHeadBytes } from "../kernels/attention/attention.ts";
+import { type KvFormat, kvHeadBytes } from "../kernels/attention/kv/kv.ts";
 import type { Kernel } from "../kernels/kernel.ts";
 
 /** Bytes read and written, each once; multiplications, additions, comparisons. */

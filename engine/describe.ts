@@ -1,6 +1,6 @@
 /** What a checkpoint is and what it will take, from its JSON and headers alone: no weight is read, no device made. */
 
-import { type KvFormat, kvHeadBytes } from "../kernels/attention/attention.ts";
+import { type KvFormat, kvHeadBytes } from "../kernels/attention/kv/kv.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { PhiError } from "./errors.ts";
 import { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";

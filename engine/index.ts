@@ -1,6 +1,6 @@
 /** The public API of the engine. */
 
-export type { KvFormat } from "../kernels/attention/attention.ts";
+export type { KvFormat } from "../kernels/attention/kv/kv.ts";
 export type { ActivationFormat } from "../kernels/linear/linear.ts";
 export { type GroupSize, groupSizes } from "../kernels/weights/weights.ts";
 export type { CheckedKernels, KernelCheck } from "./check/selfcheck.ts";

@@ -1,6 +1,6 @@
 /** Loading a model, and the model: the calls that run it on one device. */
 
-import type { KvFormat } from "../kernels/attention/attention.ts";
+import type { KvFormat } from "../kernels/attention/kv/kv.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { type CheckedKernels, checkGeneration, type KernelCheck, prepareKernels } from "./check/selfcheck.ts";
 import { type TuneKernelsOptions, type TuneReport, tuneKernels } from "./check/tune.ts";

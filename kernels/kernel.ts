@@ -1,6 +1,10 @@
 /**
  * A kernel as plain data: which WGSL files make its module, with which constants, and how many workgroups it takes.
  * Nothing here knows a GPUDevice; `engine/gpu/pipelines.ts` turns a kernel into a pipeline.
+ *
+ * A folder holds the kernels of one op, or of ops that go together: their WGSL, what describes it, and their own snippets.
+ * What several folders append lies in state.wgsl, lanes/ and weights/. Files that comments name are relative to their own
+ * folder or to kernels/.
  */
 
 /** Workgroups in x, y and z. */

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { headScale, packHeads, padHeads, storedHeads } from "../engine/check/problems/heads.ts";
 import { expectClose, nastyModes, randomValues, seededRandom } from "./reference/compare.ts";
 import { fixtureFolders, listCases, loadCase, readTensors, sharedFolders } from "./reference/fixture.ts";
 import { loadForward } from "./reference/forward.ts";
@@ -10,21 +11,26 @@ import {
   attention,
   decodeHalf,
   decodeHalves,
+  dequantize,
   embed,
   encodeHalf,
   encodeHalves,
   gatedSilu,
   gegelu,
+  gegeluPairs,
   geluNew,
   headNorm,
   int8Blocks,
+  joinParts,
   layerNorm,
   linear,
   longropeAttentionFactor,
+  nextToHalves,
   rmsNorm,
   rope,
   ropeTable,
   seesBlocks,
+  seesWindow,
   silu,
   sparsemixer,
   splitQkv,
@@ -47,7 +53,8 @@ describe("reference ops", () => {
     expect(steps[33]).toBe(Math.fround(1 / 127));
     expect(values[32]).toBe(-127 * Math.fround(1 / 127));
     expect(int8Blocks(f64(254, 3, 2.9, -3.1), { seq: 1, cols: 4 }).values.map(Math.round)).toEqual(f64(254, 4, 2, -4));
-    expect(int8Blocks(f64(254, 3.00001), { seq: 1, cols: 2 }).isDoubtful).toEqual([false, true]);
+    const doubtful = f64(254, 3.00001);
+    expect(nextToHalves(doubtful, int8Blocks(doubtful, { seq: 1, cols: 2 }))).toEqual([false, true]);
     expect([...int8Blocks(f64(0, 0, 2 ** -127), { seq: 1, cols: 3 }).values]).toEqual([0, 0, 2 ** -126]);
   });
 
@@ -156,7 +163,8 @@ describe("reference ops", () => {
 
   test("gegelu: the halves take turns; clamps, but not of infinities", () => {
     const gelu = (a: number) => a / (1 + Math.exp(-1.702 * a));
-    const y = gegelu(f64(1, 0, 5, 9, -8, -9, Number.POSITIVE_INFINITY, 1), 3);
+    expect(gegelu(5, 9, 3)).toBeCloseTo(4 * gelu(3), 14);
+    const y = gegeluPairs(f64(1, 0, 5, 9, -8, -9, Number.POSITIVE_INFINITY, 1), 3);
     expectClose(y, f64(gelu(1), 4 * gelu(3), -2 * gelu(-8), Number.POSITIVE_INFINITY), { ...exact, shape: [4] });
   });
 
@@ -195,9 +203,12 @@ describe("reference ops", () => {
     const v = f64(1, 2, 4, 8);
     expectClose(attention(zeros, zeros, v, shape), f64(1, 1.5, 7 / 3, 15 / 4), { ...exact, shape: [4] });
     // W keys including itself.
-    expectClose(attention(zeros, zeros, v, { ...shape, window: 2 }), f64(1, 1.5, 3, 6), { ...exact, shape: [4] });
+    expectClose(attention(zeros, zeros, v, { ...shape, sees: seesWindow(2) }), f64(1, 1.5, 3, 6), {
+      ...exact,
+      shape: [4],
+    });
     // The last query alone, on a cache, equals the last row.
-    const last = attention(f64(0), zeros, v, { ...shape, seq: 1, window: 3 });
+    const last = attention(f64(0), zeros, v, { ...shape, seq: 1, sees: seesWindow(3) });
     expectClose(last, f64(14 / 3), { ...exact, shape: [1] });
 
     // Two keys whose scores differ by ln 3 share 1:3; head 0 and 1 read key-value head 0, heads 2 and 3 head 1.
@@ -220,6 +231,42 @@ describe("reference ops", () => {
   test("attention does not overflow on large scores", () => {
     const y = attention(f64(1000), f64(1, 2), f64(3, 4), { seq: 1, keys: 2, heads: 1, kvHeads: 1, headDim: 1 });
     expect([...y]).toEqual([4]);
+  });
+
+  test("parts of attention: faded to the highest top, added, divided by the mass; one part is whole", () => {
+    const shape = { heads: 2, headDim: 2, splits: 3, count: 2 };
+    // Sums [3, 2, 2], the third part's not there; then (top, mass, -, -) of each part and head.
+    const sums = [2, 4, 1, 1, 6, 2, 3, 5, 99, 99, 99, 99];
+    const stats = [[0, 1], [7, 2], [Math.log(2), 1], [7, 2], [99, 99], [99, 99]].flatMap((pair) => [...pair, 0, 0]); // biome-ignore format: a list
+    // Head 0: the first part counts half, (1 + 6) / (0.5 + 1); head 1: both are alike.
+    const joined = joinParts(f64(...sums, ...stats), shape);
+    expectClose(joined, f64(7 / 1.5, 4 / 1.5, 1, 1.5), { ...exact, shape: [4] });
+    expect([...joinParts(f64(...sums, ...stats), { ...shape, count: 1 })]).toEqual([2, 4, 1, 1]);
+  });
+
+  test("dequantize: a scale and a zero for each group of a row", () => {
+    const shape = { rows: 2, cols: 33, group: 32 } as const; // two groups a row
+    const q = Uint8Array.from({ length: 66 }, (_, i) => i % 33);
+    const scale = Uint16Array.of(0x3c00, 0x4000, 0x3800, 0xbc00); // 1, 2, 0.5, -1
+    const values = dequantize({ ...shape, q, scale, zero: Float32Array.of(0, 30, 8, 31.5) });
+    expect([0, 5, 31, 32].map((c) => values[c])).toEqual([0, 5, 31, 4]);
+    expect([0, 5, 31, 32].map((c) => values[33 + c])).toEqual([-4, -1.5, 11.5, -0.5]);
+  });
+
+  test("heads of a cache: padded; int8 has the scale behind the codes", () => {
+    const two = padHeads(f64(127, -1, 63.6, 0, 0, -254), 3); // of 3 dimensions
+    expect([...two]).toEqual([127, -1, Math.fround(63.6), 0, 0, 0, -254, 0]);
+    const words = packHeads(two, { kv: "int8", headDim: 3 });
+    expect([...new Int8Array(words.buffer, 0, 4), ...new Int8Array(words.buffer, 8, 4)]).toEqual([
+      ...[127, -1, 64, 0],
+      ...[0, 0, -127, 0],
+    ]);
+    expect([...new Float32Array(words.buffer)].filter((_, i) => i % 2 === 1)).toEqual([1, 2]);
+    const given = Float32Array.of(127, -1, 63.6, 0, 0, -254);
+    expect([...storedHeads(given, { kv: "int8", headDim: 3 })]).toEqual([127, -1, 64, 0, 0, -254]);
+    expect([...storedHeads(Float32Array.of(1 + 2 ** -11), { kv: "f16", headDim: 1 })]).toEqual([1]);
+    expect([...packHeads(f64(1, 0, -2, 0.5), { kv: "f16", headDim: 4 })]).toEqual([0x00003c00, 0x3800c000]);
+    expect(headScale(f64(0, 2 ** -125))).toBe(0);
   });
 
   test("argmax: ties go to the lowest index", () => {
@@ -267,6 +314,8 @@ describe("halves", () => {
     expect(encodeHalf(1 + 2 ** -8, "bf16")).toBe(0x3f80);
     expect(encodeHalf(1 + 3 * 2 ** -8, "bf16")).toBe(0x3f82);
     expect(encodeHalf(3.4e38, "bf16")).toBe(0x7f80);
+    expect(encodeHalf(-2, "bf16")).toBe(0xc000);
+    expect(decodeHalf(encodeHalf(Number.NaN, "bf16"), "bf16")).toBeNaN();
     const words = new Uint32Array(1);
     const floats = new Float32Array(words.buffer);
     const wrong = Array.from({ length: 0x10000 }, (_, bits) => bits).filter((bits) => {

@@ -4,7 +4,7 @@ import { stateWords } from "../../kernels/choose/next.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { bindGroups, type Pipelines } from "../gpu/pipelines.ts";
-import type { Output, Problem } from "./problems.ts";
+import type { Output, Problem } from "./problems/problem.ts";
 
 /** Dispose it. */
 export interface Trial {

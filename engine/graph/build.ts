@@ -1,6 +1,6 @@
 /** From a recorded graph to its plan: what is fused (fuse.ts), each value's slot by its lifetime, each node's kernel. */
 
-import { attention, decodeOutput, ropeAppend } from "../../kernels/attention/attention.ts";
+import { attention, decodeOutput, joinedInput, ropeAppend } from "../../kernels/attention/attention.ts";
 import { argmax, sample } from "../../kernels/choose/next.ts";
 import { embed } from "../../kernels/embed/embed.ts";
 import { lastRow } from "../../kernels/embed/last_row.ts";
@@ -191,8 +191,9 @@ function planLinear(
   slot: (value: Value) => Operand,
   options: PlanOptions,
 ): Step {
-  const { weight, epilogue, constants, joined } = node;
+  const { weight, epilogue, constants } = node;
   const { tuning, activations } = options;
+  const joined = node.joined && joinedInput(node.joined.heads, node.joined.visible, node.joined.split);
   const packing = options.packing(weight);
   const permuted = "group" in packing && packing.permuted;
   const { layout } = packing;

@@ -1,6 +1,7 @@
 /** What of a recorded graph becomes one dispatch: a linear with what follows it, attention with what comes before it. */
 
-import { decodeAttention, type HeadShape, hasDecodeAttention, type Splits } from "../../kernels/attention/attention.ts";
+import { decodeAttention, hasDecodeAttention, type Splits } from "../../kernels/attention/attention.ts";
+import type { HeadShape } from "../../kernels/attention/kv/kv.ts";
 import type { Epilogue } from "../../kernels/linear/linear.ts";
 import { weightLayouts } from "../../kernels/weights/weights.ts";
 import { type Graph, type Node, nodeInputs, type Value } from "./graph.ts";

@@ -3,7 +3,7 @@
  * `build.ts` turns the record into dispatches. Plain data: no device, no kernels.
  */
 
-import type { Visible } from "../../kernels/attention/attention.ts";
+import type { Visible } from "../../kernels/attention/visible/visible.ts";
 import type { ExpertEpilogue } from "../../kernels/experts/experts.ts";
 import type { MatrixRef, VectorRef } from "./weights.ts";
 

@@ -1,11 +1,11 @@
 /** The operations that a model is written in. Each records one node and returns its value. */
 
-import type { Visible } from "../../kernels/attention/attention.ts";
+import type { Visible } from "../../kernels/attention/visible/visible.ts";
 import { choicesPerToken, type ExpertEpilogue, groupColumns } from "../../kernels/experts/experts.ts";
 import type { Graph, HeadGeometry, Value } from "./graph.ts";
 import type { MatrixRef, VectorRef } from "./weights.ts";
 
-export type { Visible } from "../../kernels/attention/attention.ts";
+export type { Visible } from "../../kernels/attention/visible/visible.ts";
 
 /** Rows of the token embedding [vocab, hidden], by the ids of the call, times `scale`: [seq, hidden]. */
 export function embed(g: Graph, weight: MatrixRef, scale = 1): Value {

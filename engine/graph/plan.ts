@@ -3,7 +3,7 @@
  * GPU.
  */
 
-import type { KvFormat } from "../../kernels/attention/attention.ts";
+import type { KvFormat } from "../../kernels/attention/kv/kv.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import type { ActivationFormat } from "../../kernels/linear/linear.ts";
 import type { Packing } from "../../kernels/weights/weights.ts";

@@ -1,6 +1,6 @@
 /** The key/value cache and the rotary tables of one model on the GPU. */
 
-import { type KvFormat, kvHeadBytes } from "../../kernels/attention/attention.ts";
+import { type KvFormat, kvHeadBytes } from "../../kernels/attention/kv/kv.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import type { Architecture } from "../models/architecture.ts";
 import { type RopeRegime, ropeTable } from "../models/rope.ts";

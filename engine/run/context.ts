@@ -1,6 +1,6 @@
 /** How many positions a model's cache has, and how many tokens are run at a time. */
 
-import type { KvFormat } from "../../kernels/attention/attention.ts";
+import type { KvFormat } from "../../kernels/attention/kv/kv.ts";
 import { PhiError } from "../errors.ts";
 import type { Architecture } from "../models/architecture.ts";
 import type { CheckedWeights } from "../weights/check.ts";

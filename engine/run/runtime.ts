@@ -5,7 +5,7 @@
  * copied in the call's own last submit.
  */
 
-import type { KvFormat } from "../../kernels/attention/attention.ts";
+import type { KvFormat } from "../../kernels/attention/kv/kv.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
 import type { ActivationFormat } from "../../kernels/linear/linear.ts";
 import { PhiError } from "../errors.ts";

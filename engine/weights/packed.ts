@@ -1,6 +1,6 @@
 /**
  * The packed layouts q4 and q8 on the host (kernels/weights/q4.wgsl, q8.wgsl, scales.wgsl): integers, scales and zeros
- * of a matrix, packed and unpacked.
+ * of a matrix, packed.
  */
 
 import {
@@ -10,7 +10,7 @@ import {
   rowBytes,
   weightLayouts,
 } from "../../kernels/weights/weights.ts";
-import { fromHalf, toHalf } from "./plain.ts";
+import { toHalf } from "./plain.ts";
 
 /** A matrix of integers: value[r, c] = scale[r, g] * (q[r, c] - zero[r, g]) with g = floor(c / group). */
 export interface QuantizedRows {
@@ -33,8 +33,8 @@ export function kernelGroup(formatGroup: number): GroupSize | undefined {
   return groupSizes.findLast((size) => formatGroup % size === 0);
 }
 
-/** Byte and lowest bit of column c of a row. */
-function place(layout: QuantizedLayout, c: number): { readonly byte: number; readonly shift: number } {
+/** Byte and lowest bit of column c of a packed row. */
+export function placeOf(layout: QuantizedLayout, c: number): { readonly byte: number; readonly shift: number } {
   const block = Math.floor(c / blockCols) * weightLayouts[layout].bytesPerBlock;
   const vec = Math.floor((c % blockCols) / 4); // of four neighbouring columns, each in a word of its own
   if (layout === "q8") return { byte: block + 16 * (vec >> 2) + 4 * (c % 4) + (vec & 3), shift: 0 };
@@ -49,7 +49,7 @@ export function packQuantized(
   const stride = rowBytes(layout, cols);
   const paddedCols = Math.ceil(cols / blockCols) * blockCols;
   const groups = Math.ceil(cols / group);
-  const places = Array.from({ length: paddedCols }, (_, c) => place(layout, c));
+  const places = Array.from({ length: paddedCols }, (_, c) => placeOf(layout, c));
   const weight = new Uint8Array(rows * stride);
   const words = new Uint32Array(rows * groups);
   for (let i = 0; i < words.length; i++) words[i] = (scale[i] ?? 0) | (toHalf(zero[i] ?? 0) << 16);
@@ -63,26 +63,4 @@ export function packQuantized(
     });
   }
   return { weight, scales: new Uint8Array(words.buffer) };
-}
-
-/** The values [rows, cols] of packed rows, rounded to float64 once at most. */
-export function unpackQuantized(
-  layout: QuantizedLayout,
-  { weight, scales }: { readonly weight: Uint8Array; readonly scales: Uint8Array },
-  { rows, cols, group }: { readonly rows: number; readonly cols: number; readonly group: GroupSize },
-): Float64Array {
-  const stride = rowBytes(layout, cols);
-  const groups = Math.ceil(cols / group);
-  const places = Array.from({ length: cols }, (_, c) => place(layout, c));
-  const words = new DataView(scales.buffer, scales.byteOffset, scales.byteLength);
-  const mask = layout === "q4" ? 15 : 255;
-  const values = new Float64Array(rows * cols);
-  for (let row = 0; row < rows; row++) {
-    places.forEach(({ byte, shift }, c) => {
-      const word = words.getUint32(4 * (row * groups + Math.floor(c / group)), true);
-      const q = ((weight[row * stride + byte] ?? 0) >> shift) & mask;
-      values[row * cols + c] = fromHalf(word & 0xffff) * (q - fromHalf(word >>> 16));
-    });
-  }
-  return values;
 }

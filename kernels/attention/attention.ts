@@ -1,18 +1,13 @@
+/**
+ * Attention: rotated heads go to the cache (kv/), each query meets the keys that it sees (visible/). Several tokens take
+ * ropeAppend and attention, a single one decodeAttention, whose keys may be divided among workgroups (splits.wgsl); the
+ * linear behind it then joins the parts as it reads them (joined.wgsl).
+ */
+
 import { foldedGrid, type Kernel, stateSnippet } from "../kernel.ts";
 import { lanes } from "../lanes/lanes.ts";
-
-/** What the key/value cache keeps its numbers in. */
-export type KvFormat = "f32" | "f16" | "int8";
-
-export interface HeadShape {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-}
-
-export interface KvShape extends HeadShape {
-  readonly kv: KvFormat;
-}
+import { type HeadShape, headVecs, type KvShape, kvSnippets } from "./kv/kv.ts";
+import { type Visible, visibleKeys } from "./visible/visible.ts";
 
 export interface AttentionTile {
   /** Threads in a workgroup, and keys that are scored at a time: a multiple of `subgroup`. */
@@ -23,13 +18,6 @@ export interface AttentionTile {
   readonly subgroup: number;
 }
 
-const unscaled = new URL("./kv/unscaled.wgsl", import.meta.url);
-const packs: Readonly<Record<KvFormat, readonly URL[]>> = {
-  f32: [new URL("./kv/f32.wgsl", import.meta.url), unscaled],
-  f16: [new URL("./kv/f16.wgsl", import.meta.url), unscaled],
-  int8: [new URL("./kv/int8.wgsl", import.meta.url)],
-};
-const head = new URL("./kv/head.wgsl", import.meta.url);
 const core = new URL("./attention.wgsl", import.meta.url);
 const prefill = new URL("./prefill.wgsl", import.meta.url);
 const decode = new URL("./decode.wgsl", import.meta.url);
@@ -40,24 +28,6 @@ const exchange = {
 const splitsSnippet = new URL("./splits.wgsl", import.meta.url);
 const rotate = new URL("./kv/rotate.wgsl", import.meta.url);
 
-/** Bytes of four dimensions of a head, and of the scale behind a head where the format has one. */
-const packBytes: Readonly<Record<KvFormat, { readonly four: number; readonly scale: number }>> = {
-  f32: { four: 16, scale: 0 },
-  f16: { four: 8, scale: 0 },
-  int8: { four: 4, scale: 4 },
-};
-
-/** vec4f in a head, padding included. */
-export function headVecs(headDim: number): number {
-  return Math.ceil(headDim / 4);
-}
-
-/** Bytes of one head's keys (or values) at one position. */
-export function kvHeadBytes(kv: KvFormat, headDim: number): number {
-  const { four, scale } = packBytes[kv];
-  return headVecs(headDim) * four + scale;
-}
-
 function headConstants({ heads, kvHeads, headDim }: KvShape): Record<string, number> {
   return { HEADS: heads, KV_HEADS: kvHeads, HEAD_DIM: headDim };
 }
@@ -67,45 +37,11 @@ export function ropeAppend(shape: KvShape, rotary: number): Kernel {
   const threads = (shape.heads + 2 * shape.kvHeads) * headVecs(shape.headDim);
   return {
     name: `ropeAppend<${shape.kv}>`,
-    files: [new URL("./rope_append.wgsl", import.meta.url), stateSnippet, rotate, head, ...packs[shape.kv]],
+    files: [new URL("./rope_append.wgsl", import.meta.url), stateSnippet, rotate, ...kvSnippets(shape.kv)],
     constants: { ...headConstants(shape), ROTARY: rotary },
     tile: {},
     grid: (seq) => foldedGrid(Math.ceil((seq * threads) / 64)),
   };
-}
-
-/** Which of the keys before it a query sees: all, those within a window, or blocks of them (visible/*.wgsl). */
-export type Visible =
-  | { readonly window: number | undefined }
-  | {
-      readonly blocks: {
-        /** Positions in a block. */
-        readonly size: number;
-        /** The last blocks, the query's own included, that every head sees. */
-        readonly local: number;
-        /** Of the earlier blocks, head h sees those kb with (kb + h * headStep + 1) % stride = 0. */
-        readonly stride: number;
-        readonly headStep: number;
-      };
-    };
-
-const visibleSnippets = {
-  window: new URL("./visible/window.wgsl", import.meta.url),
-  blocks: new URL("./visible/blocks.wgsl", import.meta.url),
-};
-
-/** The snippet that says which keys a query sees, its name and its constants, and the keys of a tile, at most `keys`. */
-function visibleKeys(visible: Visible, keys: number) {
-  if ("window" in visible) {
-    const constants = { WINDOW: visible.window ?? 0x7fffffff, TILE: keys };
-    return { variant: "", snippet: visibleSnippets.window, constants };
-  }
-  const { size, local, stride, headStep } = visible.blocks;
-  // Tiles end where blocks do, so that no key of a block that is not seen is read.
-  let tile = Math.min(size, keys);
-  while (size % tile !== 0) tile--;
-  const constants = { KEY_BLOCK: size, LOCAL_BLOCKS: local, STRIDE: stride, HEAD_STEP: headStep, TILE: tile };
-  return { variant: ",blocks", snippet: visibleSnippets.blocks, constants };
 }
 
 /** What attention's kernels are made of, but for what is read and written. */
@@ -115,7 +51,7 @@ function attentionKernel(shape: KvShape, scale: number, visible: Visible, tile: 
   const exchanged = exchange[tile.threads === tile.subgroup ? "together" : "apart"];
   return {
     variant: `${shape.kv}${variant}`,
-    files: [stateSnippet, head, ...packs[shape.kv], snippet, exchanged, ...shared.files],
+    files: [stateSnippet, ...kvSnippets(shape.kv), snippet, exchanged, ...shared.files],
     constants: { ...headConstants(shape), ...constants, SCALE: scale, THREADS: tile.threads },
     tile: { QUADS: quads, SUMS: Math.ceil(headVecs(shape.headDim) / tile.threads), ...shared.tile },
     features: shared.features,
@@ -142,7 +78,7 @@ export interface Splits {
   readonly span: number;
 }
 
-/** Overrides and consts of attention/splits.wgsl. */
+/** Overrides and consts of splits.wgsl. */
 function splitConstants(visible: Visible, { splits, span }: Splits) {
   const seen = "window" in visible ? visible.window : undefined;
   return { constants: { SPAN: span, SEEN: seen ?? 0x7fffffff }, tile: { SPLITS: splits } };
@@ -158,7 +94,7 @@ export function decodeOutput({ heads, headDim }: HeadShape, { splits }: Splits):
   return splits === 1 ? heads * headDim : splits * heads * (headDim + 4);
 }
 
-/** o from a fused row [q | k | v] of a single token, which is rotated and appended to the cache: see attention/decode.wgsl. */
+/** o from a fused row [q | k | v] of a single token, which is rotated and appended to the cache: see decode.wgsl. */
 export function decodeAttention(
   shape: KvShape,
   rotary: number,
@@ -180,8 +116,12 @@ export function decodeAttention(
   };
 }
 
-/** What a linear needs to read decodeAttention's output: see attention/joined.wgsl. */
-export function joinedInput({ heads, headDim }: HeadShape, visible: Visible, split: Splits) {
+/** What a linear needs to read decodeAttention's output (`LinearShape.joined`): see joined.wgsl. */
+export function joinedInput(
+  { heads, headDim }: HeadShape,
+  visible: Visible,
+  split: Splits,
+): Pick<Kernel, "files" | "constants" | "tile"> {
   const { constants, tile } = splitConstants(visible, split);
   const files = [new URL("./joined.wgsl", import.meta.url), splitsSnippet];
   return { files, constants: { ...constants, HEADS: heads, HEAD_DIM: headDim }, tile };

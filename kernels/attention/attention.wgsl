@@ -1,10 +1,10 @@
 // attention: o[t, h, :] = sum over j of softmax_j(SCALE * q[t, h] . k[j]) * v[j],  j of the keys that t sees in head h
-//   keys, values: see kv/head.wgsl     q, o and the grid: see attention/prefill.wgsl and attention/decode.wgsl
+//   keys, values: see kv/head.wgsl     q, o and the grid: see prefill.wgsl and decode.wgsl
 //   A workgroup of THREADS threads takes QUADS * 4 queries that share a key/value head, which makes their scores vec4f, and
 //   walks over the keys in tiles, a key a thread, with a running maximum and sum (online softmax: Milakov & Gimelshein
 //   2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135). Keys that none of the queries sees are skipped. Threads of
 //   a subgroup share the loads of queries and weights.
-//   Appended: attention/prefill or decode, attention/together or apart (what threads tell each other), kv/head, kv/*,
+//   Appended: prefill or decode, together or apart (what threads tell each other), kv/head, kv/*,
 //   visible/* (which keys a query sees, and which queries go together), lanes/*, const QUADS,
 //   const SUMS = ceil(HEAD_VECS / THREADS).
 

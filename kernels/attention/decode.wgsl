@@ -1,8 +1,8 @@
 // attention of a single token, which is rotated and appended to the cache first; parts of the keys are different workgroups'
 //   qkv, table: see kv/rotate.wgsl     grid: (KV_HEADS, SPLITS)
 //   o [SPLITS, HEADS, HEAD_DIM], with SPLITS > 1 followed by [SPLITS, HEADS] vec4f of (top, mass): as it is where there is
-//   one part (splitCount), else the sums before their division by the mass, which attention/joined.wgsl joins
-//   Appended: attention/splits, kv/rotate.
+//   one part (splitCount), else the sums before their division by the mass, which joined.wgsl joins
+//   Appended: splits, kv/rotate.
 
 @group(0) @binding(4) var<storage, read_write> keys: array<KvPack>;
 @group(0) @binding(5) var<storage, read_write> values: array<KvPack>;

@@ -1,5 +1,6 @@
-// How a linear reads the output of attention of a single token, whose parts it joins (attention/decode.wgsl).
-//   x [SPLITS, HEADS, HEAD_DIM], and [SPLITS, HEADS] vec4f of (top, mass)     Appended: attention/splits.
+// How a linear reads the output of attention of a single token, whose parts it joins (decode.wgsl). Takes the place
+// of linear/activations/aligned.
+//   x [SPLITS, HEADS, HEAD_DIM], and [SPLITS, HEADS] vec4f of (top, mass)     Appended: splits.
 
 override HEADS: u32;
 override HEAD_DIM: u32;

@@ -1,3 +1,5 @@
+/** The kernels that choose the next token, and the words that they share with the host: state, control, marks. */
+
 import type { Kernel } from "../kernel.ts";
 
 /** The state in place of `stateSnippet`, for kernels that also write it, because they choose the next token. */

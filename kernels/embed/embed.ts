@@ -1,3 +1,5 @@
+/** Token ids become rows. */
+
 import { foldedGrid, type Kernel, stateSnippet } from "../kernel.ts";
 import { type WeightLayout, weightLayouts, weightSnippets } from "../weights/weights.ts";
 

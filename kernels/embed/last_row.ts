@@ -1,3 +1,5 @@
+/** What follows the layers is computed for the last token only. */
+
 import { foldedGrid, type Kernel, stateSnippet } from "../kernel.ts";
 
 /** y [1, cols] = the last row of x [seq, cols]. */

@@ -3,7 +3,7 @@
 //   groups: the choices by expert, see group_by_expert     y [seq * 2, EXPERT_ROWS]
 //   grid: (ceil(min(EXPERT_ROWS, matrix.rows) / (THREADS * 4)), ceil(seq / CHOICES), experts), threads as in matmul
 //   A tile is CHOICES choices of one expert: where it has fewer, its workgroups end at once, and nobody asks the host.
-//   Appended: weights/*, activations/*, lanes/*, epilogues/expert_*, const CHOICES.
+//   Appended: weights/*, linear/activations/*, lanes/*, epilogues/expert_*, const CHOICES.
 
 override EXPERTS: u32;
 override EXPERT_ROWS: u32;

@@ -2,7 +2,7 @@
 //   x [2 / CHOICES_PER_X, cols]     W [experts * EXPERT_ROWS, cols] (PARTS times)     routing [2] of (expert, weight)
 //   y [2, EXPERT_ROWS]     grid: (ceil(min(EXPERT_ROWS, matrix.rows) / (GROUPS * 4)), 2), workgroups as in matvec
 //   A row range of W holds some rows of some experts: what it lacks is another dispatch's. Only the chosen are read.
-//   Appended: weights/*, activations/*, lanes/* and reduction/* (as in matvec), epilogues/expert_*.
+//   Appended: weights/*, linear/activations/*, lanes/* and linear/reduction/* (as in matvec), epilogues/expert_*.
 
 override EXPERT_ROWS: u32;
 override CHOICES_PER_X: u32;

@@ -1,7 +1,6 @@
 /** What matvec and matmul share: their operands' layouts and what becomes of the sum. */
 
-import { type HeadShape, joinedInput, type Splits, type Visible } from "../attention/attention.ts";
-import { stateSnippet } from "../kernel.ts";
+import { type Kernel, stateSnippet } from "../kernel.ts";
 import { loadsSnippet, rowsSnippets, type WeightLayout, weightLayouts, weightSnippets } from "../weights/weights.ts";
 
 /** What a linear does with its sum before it stores it. */
@@ -31,8 +30,8 @@ export interface LinearShape extends LinearFormats {
   readonly rangeRows: number;
   /** The weight's columns are stored in another order, which a `perm` buffer gives. */
   readonly permuted?: boolean | undefined;
-  /** The input is that of decodeAttention in parts, which are joined as it is read. */
-  readonly joined?: { readonly heads: HeadShape; readonly visible: Visible; readonly split: Splits } | undefined;
+  /** The input is that of decodeAttention in parts, which are joined as it is read (`joinedInput` of attention). */
+  readonly joined?: Pick<Kernel, "files" | "constants" | "tile"> | undefined;
   /** Values of the epilogue's own overrides. */
   readonly constants?: Readonly<Record<string, number>> | undefined;
 }
@@ -70,13 +69,11 @@ function loadSnippets({ layout, activations }: LinearFormats, tokens: "one" | "s
 /** What matvec and matmul share of a linear: the snippets of state, weight, input and epilogue, and their constants. */
 export function linearParts(shape: LinearShape, tokens: "one" | "several") {
   const { layout, epilogue, joined, constants } = shape;
-  const plain = { files: activationSnippets(shape, tokens), constants: {}, tile: {} };
-  const join = joined && joinedInput(joined.heads, joined.visible, joined.split);
-  const input = join === undefined ? plain : { ...join, files: [...join.files, ...loadSnippets(shape, tokens)] };
+  const input = joined ? [...joined.files, ...loadSnippets(shape, tokens)] : activationSnippets(shape, tokens);
   return {
-    files: [stateSnippet, ...weightSnippets(layout), ...input.files, ...epilogues[epilogue]],
-    constants: { ...constants, ...input.constants },
-    tile: input.tile,
+    files: [stateSnippet, ...weightSnippets(layout), ...input, ...epilogues[epilogue]],
+    constants: { ...constants, ...joined?.constants },
+    tile: { ...joined?.tile },
   };
 }
 

@@ -1,3 +1,5 @@
+/** The linear of several tokens. */
+
 import type { Kernel } from "../kernel.ts";
 import { lanes } from "../lanes/lanes.ts";
 import { type LinearShape, linearParts, linearVariant } from "./linear.ts";

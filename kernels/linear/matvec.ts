@@ -1,3 +1,5 @@
+/** The linear of one token, and how its threads share rows, which the one of experts does in the same way. */
+
 import { foldedGrid, type Kernel } from "../kernel.ts";
 import { lanes } from "../lanes/lanes.ts";
 import { type LinearShape, linearParts, linearVariant } from "./linear.ts";

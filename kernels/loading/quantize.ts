@@ -1,3 +1,5 @@
+/** The quantizer that runs as weights are loaded. */
+
 import { foldedGrid, type Kernel } from "../kernel.ts";
 import { type GroupSize, type PlainLayout, type QuantizedLayout, weightSnippets } from "../weights/weights.ts";
 

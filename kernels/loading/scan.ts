@@ -1,3 +1,5 @@
+/** The search for weights that are not finite, as they are loaded; and what it and the quantizer report (`found`). */
+
 import type { Kernel } from "../kernel.ts";
 import type { PlainLayout } from "../weights/weights.ts";
 

@@ -1,3 +1,5 @@
+/** LayerNorm and RMSNorm of rows, a workgroup each, and LayerNorm of heads, a thread each. */
+
 import { foldedGrid, type Kernel, stateSnippet } from "../kernel.ts";
 
 /** Row-wise y [seq, cols] = x / rms(x) * gain. */

@@ -1,4 +1,4 @@
-// The blocks of four rows that one load of the input by all threads is for (activations/*), written out as in sums.wgsl.
+// The blocks of four rows that one load of the input by all threads is for (linear/activations/*), written out as in sums.wgsl.
 
 // Blocks from `first` on; behind the row's last one the input is zero.
 fn loadBlocks(rows: vec4u, first: u32) -> array<Rows, LOADED> {

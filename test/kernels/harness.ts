@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { onTestFinished } from "vitest";
+import { packPlain } from "../../engine/check/problems/numbers.ts";
 import { Device, type DeviceBuffer } from "../../engine/gpu/device.ts";
 import { bindGroups, createPipelines, type Pipelines } from "../../engine/gpu/pipelines.ts";
 import { packQuantized } from "../../engine/weights/packed.ts";
@@ -15,8 +16,8 @@ import { type Kernel, stateSnippet } from "../../kernels/kernel.ts";
 import { matrixWords, type Packing, rowBytes, scaleRowBytes, weightLayouts } from "../../kernels/weights/weights.ts";
 import { testAdapter } from "../gpu.ts";
 import { coordinates, type NastyMode, randomValues } from "../reference/compare.ts";
-import { decodeHalves, encodeHalves, type Numbers } from "../reference/ops.ts";
-import { randomQuantized, valuesOf } from "../reference/quantized.ts";
+import { decodeHalves, dequantize, encodeHalves, type Numbers } from "../reference/ops.ts";
+import { randomQuantized } from "../reference/quantized.ts";
 
 interface Setup {
   readonly device: Device;
@@ -221,25 +222,18 @@ export function packedWeight(
     const part = (bytes: Uint8Array<ArrayBuffer>, stride: number) => (first: number, count: number) =>
       new Uint32Array(bytes.slice(first * stride, (first + count) * stride).buffer);
     return {
-      values: Float32Array.from(valuesOf(matrix)), // exact: 11 bits times 9 bits
+      values: Float32Array.from(dequantize(matrix)), // exact: 11 bits times 9 bits
       words: part(weight, rowBytes(layout, cols)),
       scales: part(scales, scaleRowBytes(packing, cols)),
     };
   }
   const raw = randomValues(seed, rows * cols, mode);
-  const halves = packing.layout === "f32" ? undefined : encodeHalves(raw, packing.layout);
-  const values = halves === undefined || packing.layout === "f32" ? raw : decodeHalves(halves, packing.layout);
-  const { blockCols } = weightLayouts[layout];
-  const stride = Math.ceil(cols / blockCols) * blockCols;
-  const packed = halves === undefined ? new Float32Array(rows * stride) : new Uint16Array(rows * stride);
-  const elements = halves ?? raw;
-  for (let row = 0; row < rows; row++) packed.set(elements.subarray(row * cols, (row + 1) * cols), row * stride);
+  const values = packing.layout === "f32" ? raw : decodeHalves(encodeHalves(raw, packing.layout), packing.layout);
+  const { buffer } = packPlain(packing.layout, values, cols);
+  const stride = rowBytes(layout, cols);
   return {
     values,
-    words(first, count) {
-      const part = packed.slice(first * stride, (first + count) * stride);
-      return new Uint32Array(part.buffer);
-    },
+    words: (first, count) => new Uint32Array(buffer.slice(first * stride, (first + count) * stride)),
     scales: () => new Uint32Array(),
   };
 }

@@ -6,7 +6,7 @@ import {
   attention,
   embed,
   gatedSilu,
-  gegelu,
+  gegeluPairs,
   headNorm,
   layerNorm,
   linear,
@@ -17,6 +17,7 @@ import {
   rope,
   ropeTable,
   seesBlocks,
+  seesWindow,
   sparsemixer,
   splitQkv,
 } from "./ops.ts";
@@ -224,8 +225,8 @@ function phi3Block(model: Model, x: Float64Array, index: number, table: RopeTabl
     cols: hidden,
   });
   const { q, k, v } = splitQkv(rope(qkv, table, { ...shape, rotary }), shape);
-  const window = typeof config.sliding_window === "number" ? config.sliding_window : undefined;
-  const mixed = attention(q, k, v, { ...shape, keys: seq, window });
+  const sees = seesWindow(typeof config.sliding_window === "number" ? config.sliding_window : undefined);
+  const mixed = attention(q, k, v, { ...shape, keys: seq, sees });
   const o = { seq, rows: hidden, cols: heads * headDim };
   const h = linear(mixed, weight(`${layer}.self_attn.o_proj.weight`), o, { residual: x });
 
@@ -280,12 +281,12 @@ function phi3smallBlock(model: Model, x: Float64Array, index: number, table: Rop
   };
   const isDense = (index + 1) % Number(config.dense_attention_every_n_layers) === 0;
   const scale = config.mup_use_scaling === true ? Number(config.mup_attn_multiplier) / headDim : headDim ** -0.5;
-  const sees = isDense ? undefined : seesBlocks(blocks);
+  const sees = isDense ? seesWindow() : seesBlocks(blocks);
   const mixed = attention(turned.q, turned.k, turned.v, { ...shape, keys: seq, scale, sees });
   const h = add(x, project(mixed, "self_attn.dense", hidden, heads * headDim));
 
   const up = project(norm(model, h, `${layer}.post_attention_layernorm`), "mlp.up_proj", 2 * ffn, hidden);
-  return add(h, project(gegelu(up, Number(config.gegelu_limit)), "mlp.down_proj", hidden, ffn));
+  return add(h, project(gegeluPairs(up, Number(config.gegelu_limit)), "mlp.down_proj", hidden, ffn));
 }
 
 /** As phi's attention with a residual after it, then the two experts that the router chose, weighed and added. */
@@ -301,8 +302,8 @@ function phimoeBlock(model: Model, x: Float64Array, index: number, table: RopeTa
   const k = project(normed, "self_attn.k_proj", kvHeads * headDim, hidden);
   const v = project(normed, "self_attn.v_proj", kvHeads * headDim, hidden);
   const turned = splitQkv(rope(fuse([q, k, v], seq), table, { ...shape, rotary }), shape);
-  const window = typeof config.sliding_window === "number" ? config.sliding_window : undefined;
-  const mixed = attention(turned.q, turned.k, turned.v, { ...shape, keys: seq, window });
+  const sees = seesWindow(typeof config.sliding_window === "number" ? config.sliding_window : undefined);
+  const mixed = attention(turned.q, turned.k, turned.v, { ...shape, keys: seq, sees });
   const h = add(x, project(mixed, "self_attn.o_proj", hidden, heads * headDim));
 
   const moe = `${layer}.block_sparse_moe`;

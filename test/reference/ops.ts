@@ -1,17 +1,23 @@
 /**
- * Every op of the engine as plain float64 loops: plainer and more exact than any kernel, to judge the kernels by.
- * All arrays are row-major; results are new Float64Arrays. Nothing here is shared with the kernels.
+ * The engine's ops in float64: the formulas of engine/check/formulas.ts, by which the kernels are checked on users' adapters
+ * too, and what tests alone need: whole linears, tables of positions, float16 and bfloat16.
  */
 
-/** Numbers of any width, row-major. */
-export type Numbers = Float64Array | Float32Array;
+import {
+  at,
+  dot,
+  gegelu,
+  geluNew,
+  type HeadShape,
+  type Int8Blocks,
+  type Numbers,
+  qkvCols,
+  type RopeTable,
+  silu,
+} from "../../engine/check/formulas.ts";
+import { fromHalf, toFloat32, toHalf } from "../../engine/weights/plain.ts";
 
-/** Element `i`, where a read outside the array is a mistake in the test and not a zero. */
-function at(x: Numbers, i: number): number {
-  const value = x[i];
-  if (value === undefined) throw new RangeError(`index ${i} is outside an array of ${x.length}`);
-  return value;
-}
+export * from "../../engine/check/formulas.ts";
 
 /** Rows of `table` [vocab, hidden] picked by `ids` → [seq, hidden]. */
 export function embed(table: Numbers, ids: readonly number[], shape: { readonly hidden: number }): Float64Array {
@@ -23,90 +29,6 @@ export function embed(table: Numbers, ids: readonly number[], shape: { readonly 
   return out;
 }
 
-/** LayerNorm: (x - mean) / sqrt(variance + eps) * weight + bias; x [seq, cols], weight and bias [cols]. */
-export function layerNorm(
-  x: Numbers,
-  weight: Numbers,
-  bias: Numbers,
-  shape: { readonly seq: number; readonly cols: number; readonly eps: number },
-): Float64Array {
-  const { seq, cols, eps } = shape;
-  const out = new Float64Array(seq * cols);
-  for (let t = 0; t < seq; t++) {
-    let mean = 0;
-    for (let c = 0; c < cols; c++) mean += at(x, t * cols + c) / cols;
-    let variance = 0;
-    for (let c = 0; c < cols; c++) variance += (at(x, t * cols + c) - mean) ** 2 / cols;
-    const scale = 1 / Math.sqrt(variance + eps);
-    for (let c = 0; c < cols; c++) {
-      out[t * cols + c] = (at(x, t * cols + c) - mean) * scale * at(weight, c) + at(bias, c);
-    }
-  }
-  return out;
-}
-
-/** RMSNorm: x / sqrt(mean(x²) + eps) * weight; x [seq, cols], weight [cols]. */
-export function rmsNorm(
-  x: Numbers,
-  weight: Numbers,
-  shape: { readonly seq: number; readonly cols: number; readonly eps: number },
-): Float64Array {
-  const { seq, cols, eps } = shape;
-  const out = new Float64Array(seq * cols);
-  for (let t = 0; t < seq; t++) {
-    let square = 0;
-    for (let c = 0; c < cols; c++) square += at(x, t * cols + c) ** 2 / cols;
-    const scale = 1 / Math.sqrt(square + eps);
-    for (let c = 0; c < cols; c++) out[t * cols + c] = at(x, t * cols + c) * scale * at(weight, c);
-  }
-  return out;
-}
-
-/** The heads of a fused row [q | k | v]: `heads` of q, then `kvHeads` of k, then `kvHeads` of v, `headDim` each. */
-export interface HeadShape {
-  readonly seq: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-}
-
-/** Elements of one fused row. */
-export function qkvCols(shape: Omit<HeadShape, "seq">): number {
-  return (shape.heads + 2 * shape.kvHeads) * shape.headDim;
-}
-
-/**
- * LayerNorm with bias over each q head and each k head of fused rows (Phi's qk_layernorm); v passes.
- * qkv [seq, (heads + 2*kvHeads) * headDim]; weights and biases [headDim], the same for every head.
- */
-export function headNorm(
-  qkv: Numbers,
-  norm: { readonly qWeight: Numbers; readonly qBias: Numbers; readonly kWeight: Numbers; readonly kBias: Numbers },
-  shape: HeadShape & { readonly eps: number },
-): Float64Array {
-  const { seq, heads, kvHeads, headDim, eps } = shape;
-  const out = Float64Array.from(qkv);
-  for (let t = 0; t < seq; t++) {
-    for (let h = 0; h < heads + kvHeads; h++) {
-      const start = t * qkvCols(shape) + h * headDim;
-      const head = out.slice(start, start + headDim);
-      const [weight, bias] = h < heads ? [norm.qWeight, norm.qBias] : [norm.kWeight, norm.kBias];
-      out.set(layerNorm(head, weight, bias, { seq: 1, cols: headDim, eps }), start);
-    }
-  }
-  return out;
-}
-
-/** gelu_new, the tanh form: 0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³))). */
-export function geluNew(x: number): number {
-  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
-}
-
-/** silu: x * sigmoid(x). */
-export function silu(x: number): number {
-  return x / (1 + Math.exp(-x));
-}
-
 /** What a linear does with its sum, in this order: add the bias, apply the activation, add the residual. */
 export interface LinearOptions {
   /** [rows] */
@@ -115,38 +37,6 @@ export interface LinearOptions {
   readonly activation?: "none" | "gelu_new" | "gatedSilu";
   /** [seq, output columns] */
   readonly residual?: Numbers;
-}
-
-/** Numbers as int8 has them: `values` = step * q, and by element its block's step, and whether 127 x / largest is next to a half. */
-export interface Int8Blocks {
-  readonly values: Float64Array;
-  readonly steps: Float64Array;
-  readonly isDoubtful: readonly boolean[];
-}
-
-/**
- * x [seq, cols] in symmetric int8 by blocks of 32 columns: a step is 1/127 of the block's largest size, as float32 has it,
- * and at least the smallest normal float32.
- */
-export function int8Blocks(x: Numbers, { seq, cols }: { readonly seq: number; readonly cols: number }): Int8Blocks {
-  const [values, steps] = [new Float64Array(seq * cols), new Float64Array(seq * cols)];
-  const isDoubtful: boolean[] = [];
-  for (let t = 0; t < seq; t++) {
-    for (let first = 0; first < cols; first += 32) {
-      const end = Math.min(first + 32, cols);
-      let largest = 0;
-      for (let c = first; c < end; c++) largest = Math.max(largest, Math.abs(at(x, t * cols + c)));
-      const step = Math.max(Math.fround(largest * Math.fround(1 / 127)), 2 ** -126);
-      for (let c = first; c < end; c++) {
-        const i = t * cols + c;
-        const exact = at(x, i) / step;
-        steps[i] = step;
-        values[i] = step * Math.round(exact);
-        isDoubtful[i] = Math.abs(Math.abs(exact - Math.trunc(exact)) - 0.5) < 1e-4;
-      }
-    }
-  }
-  return { values, steps, isDoubtful };
 }
 
 /** y = x · weightᵀ: x [seq, cols], weight [rows, cols] → [seq, rows], or [seq, rows / 2] for `gatedSilu`. */
@@ -160,8 +50,7 @@ export function linear(
   const sums = new Float64Array(seq * rows);
   for (let t = 0; t < seq; t++) {
     for (let r = 0; r < rows; r++) {
-      let sum = 0;
-      for (let c = 0; c < cols; c++) sum += at(x, t * cols + c) * at(weight, r * cols + c);
+      const sum = dot(x.subarray(t * cols, (t + 1) * cols), weight.subarray(r * cols, (r + 1) * cols));
       sums[t * rows + r] = options.bias ? sum + at(options.bias, r) : sum;
     }
   }
@@ -185,62 +74,17 @@ export function gatedSilu(gateUp: Numbers, shape: { readonly seq: number; readon
   return out;
 }
 
-/**
- * Phi-3-small's gated GELU: u [seq, 2*ffn] holds a and b in turn; a at most `limit`, b within ±limit, infinities as they
- * are: a sigmoid(1.702 a) (b + 1) → [seq, ffn].
- */
-export function gegelu(u: Numbers, limit: number): Float64Array {
-  const clamp = (x: number, low: number, high: number) => (Number.isFinite(x) ? Math.min(Math.max(x, low), high) : x);
-  return Float64Array.from({ length: u.length / 2 }, (_, i) => {
-    const a = clamp(at(u, 2 * i), Number.NEGATIVE_INFINITY, limit);
-    const b = clamp(at(u, 2 * i + 1), -limit, limit);
-    return (a / (1 + Math.exp(-1.702 * a))) * (b + 1);
+/** Whether a number is next to a half of its step, so that a kernel may round it to either side. */
+export function nextToHalves(x: Numbers, { steps }: Int8Blocks): readonly boolean[] {
+  return Array.from(x, (value, i) => {
+    const exact = value / at(steps, i);
+    return Math.abs(Math.abs(exact - Math.trunc(exact)) - 0.5) < 1e-4;
   });
 }
 
-/**
- * Which keys a query of phi-3-small's sparse layers sees: those of its last `local` blocks of positions, and in head h
- * those of the blocks kb with (kb + h * headStep + 1) % stride = 0.
- */
-export function seesBlocks({
-  size,
-  local,
-  stride,
-  headStep,
-}: {
-  readonly size: number;
-  readonly local: number;
-  readonly stride: number;
-  readonly headStep: number;
-}): (i: number, j: number, head: number) => boolean {
-  return (i, j, head) => {
-    const [qb, kb] = [Math.floor(i / size), Math.floor(j / size)];
-    return qb - kb < local || (kb + head * headStep + 1) % stride === 0;
-  };
-}
-
-/**
- * Phi-3.5-MoE's router (sparsemixer at inference) on the scores [experts] of a token: twice the best of the experts that
- * are left, weighed by the softmax over those of them that are within 2 * jitter of it, relatively.
- */
-export function sparsemixer(scores: Numbers, jitter: number): { readonly expert: number; readonly weight: number }[] {
-  const left = Array.from(scores);
-  return [0, 1].map(() => {
-    const best = Math.max(...left);
-    const expert = left.indexOf(best);
-    const near = left.filter(
-      (s) => s > Number.NEGATIVE_INFINITY && (best - s) / Math.max(Math.abs(s), best) <= 2 * jitter,
-    );
-    const weight = 1 / near.reduce((sum, s) => sum + Math.exp(s - best), 0);
-    left[expert] = Number.NEGATIVE_INFINITY;
-    return { expert, weight };
-  });
-}
-
-/** Cosines and sines of rotary positions, each [seq, rotary / 2]. */
-export interface RopeTable {
-  readonly cos: Float64Array;
-  readonly sin: Float64Array;
+/** gegelu of u [seq, 2*ffn], which holds a and b in turn → [seq, ffn]. */
+export function gegeluPairs(u: Numbers, limit: number): Float64Array {
+  return Float64Array.from({ length: u.length / 2 }, (_, i) => gegelu(at(u, 2 * i), at(u, 2 * i + 1), limit));
 }
 
 /**
@@ -275,30 +119,6 @@ export function longropeAttentionFactor(maxPositions: number, originalPositions:
   return stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(originalPositions));
 }
 
-/**
- * Rotary embedding, rotate-half: dims i and i + rotary/2 of each q and k head turn together; the dims past `rotary`
- * and all of v pass. qkv [seq, (heads + 2*kvHeads) * headDim]; row t takes row t of `table`.
- */
-export function rope(qkv: Numbers, table: RopeTable, shape: HeadShape & { readonly rotary: number }): Float64Array {
-  const { seq, heads, kvHeads, headDim, rotary } = shape;
-  const half = rotary / 2;
-  const out = Float64Array.from(qkv);
-  for (let t = 0; t < seq; t++) {
-    for (let h = 0; h < heads + kvHeads; h++) {
-      const start = t * qkvCols(shape) + h * headDim;
-      for (let i = 0; i < half; i++) {
-        const a = at(qkv, start + i);
-        const b = at(qkv, start + half + i);
-        const cos = at(table.cos, t * half + i);
-        const sin = at(table.sin, t * half + i);
-        out[start + i] = a * cos - b * sin;
-        out[start + half + i] = b * cos + a * sin;
-      }
-    }
-  }
-  return out;
-}
-
 /** A fused [q | k | v] taken apart: q [seq, heads * headDim], k and v [seq, kvHeads * headDim]. */
 export function splitQkv(qkv: Numbers, shape: HeadShape): { q: Float64Array; k: Float64Array; v: Float64Array } {
   const { seq, heads, kvHeads, headDim } = shape;
@@ -312,52 +132,6 @@ export function splitQkv(qkv: Numbers, shape: HeadShape): { q: Float64Array; k: 
   const qCols = heads * headDim;
   const kvCols = kvHeads * headDim;
   return { q: part(0, qCols), k: part(qCols, kvCols), v: part(qCols + kvCols, kvCols) };
-}
-
-/**
- * Causal attention over a cache: q [seq, heads * headDim], k and v [keys, kvHeads * headDim] → [seq, heads * headDim].
- * The queries are the last `seq` of the `keys` positions. Query i sees keys j with 0 <= i - j (< window where there
- * is one), in head h if `sees(i, j, h)` where that is given. Query head h reads key-value head floor(h / (heads / kvHeads)). `scale` is 1 / sqrt(headDim) where absent.
- */
-export function attention(
-  q: Numbers,
-  k: Numbers,
-  v: Numbers,
-  shape: HeadShape & {
-    readonly keys: number;
-    readonly window?: number | undefined;
-    readonly scale?: number;
-    readonly sees?: ((i: number, j: number, head: number) => boolean) | undefined;
-  },
-): Float64Array {
-  const { seq, keys, heads, kvHeads, headDim, window = Number.POSITIVE_INFINITY, sees = () => true } = shape;
-  const scale = shape.scale ?? 1 / Math.sqrt(headDim);
-  const out = new Float64Array(seq * heads * headDim);
-  for (let t = 0; t < seq; t++) {
-    const i = keys - seq + t;
-    for (let h = 0; h < heads; h++) {
-      const visible: number[] = [];
-      for (let j = 0; j <= i; j++) if (i - j < window && sees(i, j, h)) visible.push(j);
-      const query = (t * heads + h) * headDim;
-      const kvHead = Math.floor(h / (heads / kvHeads));
-      const scores = visible.map((j) => {
-        let dot = 0;
-        for (let d = 0; d < headDim; d++) dot += at(q, query + d) * at(k, (j * kvHeads + kvHead) * headDim + d);
-        return dot * scale;
-      });
-      const top = Math.max(...scores);
-      const weights = scores.map((s) => Math.exp(s - top));
-      const total = weights.reduce((sum, w) => sum + w, 0);
-      for (let d = 0; d < headDim; d++) {
-        let sum = 0;
-        visible.forEach((j, n) => {
-          sum += ((weights[n] ?? 0) / total) * at(v, (j * kvHeads + kvHead) * headDim + d);
-        });
-        out[query + d] = sum;
-      }
-    }
-  }
-  return out;
 }
 
 /** The index of the largest of each row of x [seq, cols]; ties go to the lowest index. */
@@ -378,40 +152,17 @@ export function add(first: Numbers, ...others: readonly Numbers[]): Float64Array
 /** The two 16-bit formats of weights and caches. */
 export type HalfFormat = "f16" | "bf16";
 
-/** Fraction bits, exponent of the smallest normal, and the bits of infinity. */
-const halfFormats = {
-  f16: { fractionBits: 10, minExponent: -14, infinity: 0x7c00 },
-  bf16: { fractionBits: 7, minExponent: -126, infinity: 0x7f80 },
-} as const;
-
-/** The 16 bits nearest to `value`, ties to even; overflow gives infinity, a NaN stays a (quiet) NaN. */
+/** The 16 bits nearest to `value` (for bf16, to its float32), ties to even; overflow gives infinity, a NaN a quiet one. */
 export function encodeHalf(value: number, format: HalfFormat): number {
-  const { fractionBits, minExponent, infinity } = halfFormats[format];
-  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
-  if (Number.isNaN(value)) return infinity | (1 << (fractionBits - 1));
-  const size = Math.abs(value);
-  if (size === Number.POSITIVE_INFINITY) return sign | infinity;
-  let exponent = Math.max(minExponent, Math.floor(Math.log2(size)));
-  // log2 may round across a power of two; the true exponent is the one with 2^e <= size < 2^(e+1).
-  if (exponent > minExponent && 2 ** exponent > size) exponent--;
-  if (2 ** (exponent + 1) <= size) exponent++;
-  const steps = size / 2 ** (exponent - fractionBits); // exact: a division by a power of two
-  const down = Math.floor(steps);
-  const up = steps - down > 0.5 || (steps - down === 0.5 && down % 2 === 1);
-  // A subnormal has fewer than 2^fractionBits steps, which cancels the 1 here; a carry grows the exponent by itself.
-  const bits = (exponent - minExponent + 1) * 2 ** fractionBits + (down + (up ? 1 : 0) - 2 ** fractionBits);
-  return sign | Math.min(bits, infinity);
+  if (format === "f16") return toHalf(value);
+  if (Number.isNaN(value)) return 0x7fc0;
+  const [bits = 0] = new Uint32Array(Float32Array.of(value).buffer);
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
 /** The exact value of 16 bits. */
 export function decodeHalf(bits: number, format: HalfFormat): number {
-  const { fractionBits, minExponent, infinity } = halfFormats[format];
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits & infinity) >> fractionBits;
-  const fraction = bits & (2 ** fractionBits - 1);
-  if ((bits & infinity) === infinity) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
-  if (exponent === 0) return sign * fraction * 2 ** (minExponent - fractionBits);
-  return sign * (fraction + 2 ** fractionBits) * 2 ** (exponent - 1 + minExponent - fractionBits);
+  return format === "f16" ? fromHalf(bits) : at(new Float32Array(Uint32Array.of(bits << 16).buffer), 0);
 }
 
 /** `encodeHalf` of every element. */
@@ -423,5 +174,6 @@ export function encodeHalves(values: Numbers, format: HalfFormat): Uint16Array<A
 
 /** `decodeHalf` of every element; both formats fit float32 exactly. */
 export function decodeHalves(bits: Uint16Array, format: HalfFormat): Float32Array<ArrayBuffer> {
-  return Float32Array.from(bits, (b) => decodeHalf(b, format));
+  const bytes = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
+  return toFloat32(bytes, format === "f16" ? "F16" : "BF16");
 }

@@ -1,11 +1,11 @@
 /** Matrices of 4- and 8-bit integers in plain float64 loops. */
 
-import type { QuantizedRows } from "../../engine/weights/packed.ts";
+import { placeOf, type QuantizedRows } from "../../engine/weights/packed.ts";
 import type { ZeroKind } from "../../kernels/loading/quantize.ts";
-import type { GroupSize, QuantizedLayout } from "../../kernels/weights/weights.ts";
+import { type GroupSize, type QuantizedLayout, rowBytes } from "../../kernels/weights/weights.ts";
 import { type NastyMode, randomValues, seededRandom } from "./compare.ts";
 import type { ReferenceTensor } from "./fixture.ts";
-import { decodeHalf, encodeHalf } from "./ops.ts";
+import { decodeHalf, dequantize, encodeHalf } from "./ops.ts";
 
 /** Random integers over their whole range, whole zeros (to 16 or 256) and others in turn, and scales of a mode. */
 export function randomQuantized(
@@ -30,20 +30,26 @@ export function randomQuantized(
   };
 }
 
-/** scale * (q - zero) [rows, cols]. */
-export function valuesOf({ rows, cols, group, q, scale, zero }: QuantizedRows): Float64Array {
-  const groups = Math.ceil(cols / group);
-  const values = new Float64Array(rows * cols);
-  for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      const g = row * groups + Math.floor(col / group);
-      values[row * cols + col] = decodeHalf(scale[g] ?? 0, "f16") * ((q[row * cols + col] ?? 0) - (zero[g] ?? 0));
-    }
-  }
-  return values;
+/** The values [rows, cols] of packed rows (engine/weights/packed.ts). */
+export function unpackQuantized(
+  layout: QuantizedLayout,
+  { weight, scales }: { readonly weight: Uint8Array; readonly scales: Uint8Array },
+  { rows, cols, group }: { readonly rows: number; readonly cols: number; readonly group: GroupSize },
+): Float64Array {
+  const stride = rowBytes(layout, cols);
+  const places = Array.from({ length: cols }, (_, c) => placeOf(layout, c));
+  const mask = layout === "q4" ? 15 : 255;
+  const q = Uint8Array.from({ length: rows * cols }, (_, i) => {
+    const { byte = 0, shift = 0 } = places[i % cols] ?? {};
+    return ((weight[Math.floor(i / cols) * stride + byte] ?? 0) >> shift) & mask;
+  });
+  const halves = new Uint16Array(scales.slice().buffer); // of each group its scale and its zero
+  const scale = halves.filter((_, i) => i % 2 === 0);
+  const zero = Float32Array.from(scale, (_, g) => decodeHalf(halves[2 * g + 1] ?? 0, "f16"));
+  return dequantize({ rows, cols, group, q, scale, zero });
 }
 
-/** A group's scale and zero, what is stored for each weight, and the sum of squared errors. */
+/** A group's scale and zero, and the sum of squared errors. */
 export interface QuantizedGroup {
   readonly scale: number;
   readonly zero: number;
@@ -68,7 +74,8 @@ export function quantizedTensor({ shape, values }: ReferenceTensor, layout: Quan
   return { shape, values: out };
 }
 
-const half = (value: number) => decodeHalf(encodeHalf(value, "f16"), "f16");
+/** A number rounded to float16. */
+export const half = (value: number) => decodeHalf(encodeHalf(value, "f16"), "f16");
 const clamp = (value: number, low: number, high: number) => Math.min(Math.max(value, low), high);
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 

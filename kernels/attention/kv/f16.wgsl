@@ -1,6 +1,6 @@
 // Cache format f16: four dimensions of a head in 8 bytes. Beyond 65504 a value becomes infinite or NaN, as the driver
 // has it, which the check of the logits reports; it is not clamped into a wrong answer.
-//   Appended: kv/unscaled.
+//   Appended: unscaled.
 
 alias KvPack = vec2u;
 

@@ -1,5 +1,5 @@
 // Cache format f32: four dimensions of a head in 16 bytes.
-//   Appended: kv/unscaled.
+//   Appended: unscaled.
 
 alias KvPack = vec4f;
 

@@ -1,7 +1,7 @@
 // The heads of a fused row [q | k | v], rotated by their position.
 //   (Su et al. 2021, arXiv 2104.09864, in the "rotate half" layout of Hugging Face: dimension i pairs with i + ROTARY / 2)
 //   qkv [seq, (HEADS + 2 * KV_HEADS) * HEAD_DIM]     table [positions, ROTARY / 2] of (cos, sin)
-//   Appended: kv/head.
+//   Appended: head.
 
 override ROTARY: u32;
 

@@ -11,7 +11,7 @@ import { tuningFor } from "../../../engine/graph/sizes.ts";
 import { Weights } from "../../../engine/graph/weights.ts";
 import { loadModel, openFolder } from "../../../engine/index.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";
-import type { KvFormat } from "../../../kernels/attention/attention.ts";
+import type { KvFormat } from "../../../kernels/attention/kv/kv.ts";
 import type { Kernel } from "../../../kernels/kernel.ts";
 import type { Packing } from "../../../kernels/weights/weights.ts";
 import { testAdapter } from "../../gpu.ts";

@@ -11,7 +11,7 @@ import type { Tuning } from "../../../engine/graph/sizes.ts";
 import { type MatrixRef, rowRanges, type VectorRef, Weights } from "../../../engine/graph/weights.ts";
 import type { Architecture } from "../../../engine/models/architecture.ts";
 import { readArchitecture } from "../../../engine/models/table.ts";
-import type { Visible } from "../../../kernels/attention/attention.ts";
+import type { Visible } from "../../../kernels/attention/visible/visible.ts";
 import type { Kernel } from "../../../kernels/kernel.ts";
 import { rowBytes } from "../../../kernels/weights/weights.ts";
 

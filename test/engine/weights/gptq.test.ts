@@ -14,7 +14,6 @@ import type { MatrixSource, ReadTensor } from "../../../engine/weights/format.ts
 import { gptq } from "../../../engine/weights/gptq.ts";
 import { gptqGroupIndex, gptqGroups, gptqTensors, gptqWords } from "../../../engine/weights/gptq_write.ts";
 import { groupColumns } from "../../../engine/weights/grouped.ts";
-import { unpackQuantized } from "../../../engine/weights/packed.ts";
 import {
   evenGroups,
   type ModuleShape,
@@ -22,6 +21,7 @@ import {
   type StoredTensor,
   shuffledGroups,
 } from "../../reference/grouped.ts";
+import { unpackQuantized } from "../../reference/quantized.ts";
 import { failure, tempFolder } from "../../tempFolder.ts";
 
 const json = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));

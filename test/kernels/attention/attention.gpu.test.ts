@@ -1,13 +1,15 @@
 /** ropeAppend and attention: the two kernels that know how heads lie in the cache. */
 import { describe, expect, test } from "vitest";
+import { headScale, packHeads, padHeads, storedHeads } from "../../../engine/check/problems/heads.ts";
 import {
   attention,
   decodeAttention,
   decodeOutput,
-  headVecs,
+  joinedInput,
   ropeAppend,
-  type Visible,
 } from "../../../kernels/attention/attention.ts";
+import { headVecs } from "../../../kernels/attention/kv/kv.ts";
+import type { Visible } from "../../../kernels/attention/visible/visible.ts";
 import type { Kernel } from "../../../kernels/kernel.ts";
 import { matvec } from "../../../kernels/linear/matvec.ts";
 import { matrixWords } from "../../../kernels/weights/weights.ts";
@@ -15,16 +17,7 @@ import { type NastyMode, randomValues } from "../../reference/compare.ts";
 import type { Numbers } from "../../reference/ops.ts";
 import * as reference from "../../reference/ops.ts";
 import { broken, expectWithin, kernelSetup, liveBuffers, runKernel, smallest, u } from "../harness.ts";
-import {
-  type CacheShape,
-  cacheElements,
-  cacheWords,
-  headScale,
-  packCache,
-  padHeads,
-  stored,
-  unpackCache,
-} from "./cache.ts";
+import { type CacheShape, cacheElements, cacheWords, unpackCache } from "./cache.ts";
 
 /** Tokens of a call, positions before it, and what the inputs are like. */
 type Call = readonly [seq: number, past: number, mode: NastyMode];
@@ -325,20 +318,20 @@ function attentionBound(
 async function checkAttention(kernel: Kernel, shape: AttentionCase, calls = shape.calls): Promise<void> {
   const { heads, kvHeads, headDim, window, blocks } = shape;
   const scale = headDim ** -0.5;
-  const sees = blocks && reference.seesBlocks(blocks);
+  const sees = blocks ? reference.seesBlocks(blocks) : reference.seesWindow(window);
   for (const [seq, past, mode] of calls) {
     const keys = past + seq;
     const q = randomValues(seq, seq * heads * headDim, mode);
-    const k = stored(randomValues(past + 1, keys * kvHeads * headDim, mode === "mixed" ? "normal" : mode), shape);
-    const v = stored(randomValues(past + 2, keys * kvHeads * headDim, mode), shape);
+    const k = storedHeads(randomValues(past + 1, keys * kvHeads * headDim, mode === "mixed" ? "normal" : mode), shape);
+    const v = storedHeads(randomValues(past + 2, keys * kvHeads * headDim, mode), shape);
     const operands = {
       q: padHeads(q, headDim),
-      keys: packCache(cacheElements(k, 0, shape), shape),
-      values: packCache(cacheElements(v, 0, shape), shape),
+      keys: packHeads(cacheElements(k, 0, shape), shape),
+      values: packHeads(cacheElements(v, 0, shape), shape),
       o: { output: seq * heads * headDim },
     };
     const { o } = await runKernel(kernel, { seq, past, kvRows: shape.kvRows }, operands);
-    const expected = reference.attention(q, k, v, { ...shape, seq, keys, window, sees, scale });
+    const expected = reference.attention(q, k, v, { ...shape, seq, keys, sees, scale });
     const bound = attentionBound(q, k, v, shape, past, scale);
     const what = `${kernel.name} of ${headDim}, ${seq} at ${past}, ${mode}`;
     expectWithin(o, expected, bound, { shape: [seq, heads, headDim], what });
@@ -367,8 +360,8 @@ describe("attention", () => {
     k[(bad * kvHeads + 1) * headDim + 2] = Number.NaN;
     const operands = {
       q: padHeads(randomValues(2, seq * heads * headDim), headDim),
-      keys: packCache(cacheElements(k, 0, shape), shape),
-      values: packCache(cacheElements(randomValues(3, k.length), 0, shape), shape),
+      keys: packHeads(cacheElements(k, 0, shape), shape),
+      values: packHeads(cacheElements(randomValues(3, k.length), 0, shape), shape),
       o: { output: seq * heads * headDim },
     };
     const { o } = await runKernel(attentionKernel(shape), { seq, past, kvRows: shape.kvRows }, operands);
@@ -393,8 +386,8 @@ describe("attention", () => {
         randomValues(seed, (past + seq) * 16).map((value, i) => (isRead(i >> 4) ? value : Number.NaN));
       const operands = {
         q: randomValues(1, seq * 16),
-        keys: packCache(cacheElements(rows(2), 0, shape), shape),
-        values: packCache(cacheElements(rows(3), 0, shape), shape),
+        keys: packHeads(cacheElements(rows(2), 0, shape), shape),
+        values: packHeads(cacheElements(rows(3), 0, shape), shape),
         o: { output: seq * 16 },
       };
       const { o } = await runKernel(kernel, { seq, past, kvRows: shape.kvRows }, operands);
@@ -469,11 +462,11 @@ async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promis
     // The cache before, and all rows that the token sees: the stored ones and the one that ropeAppend appended.
     const stride = headVecs(headDim) * 4;
     const all = (seed: number, row: Float32Array) => {
-      const before = stored(randomValues(seed, past * kvHeads * headDim), shape);
+      const before = storedHeads(randomValues(seed, past * kvHeads * headDim), shape);
       const elements = unpackCache(row, shape);
       const own = Array.from({ length: kvHeads }, (_, head) => (head * kvRows + (past % kvRows)) * stride);
       const values = Float64Array.of(...before, ...own.flatMap((at) => [...elements.subarray(at, at + headDim)]));
-      return { values, words: packCache(cacheElements(before, 0, shape), shape) };
+      return { values, words: packHeads(cacheElements(before, 0, shape), shape) };
     };
     const [k, v] = [all(past + 1, appended.keys), all(past + 2, appended.values)];
     const { keys, values, o } = await runKernel(kernel, call, {
@@ -500,7 +493,7 @@ async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promis
     const cols = heads * headDim;
     const identity = new Float32Array(cols * cols);
     for (let i = 0; i < cols; i++) identity[i * cols + i] = 1;
-    const joined = { heads: shape, visible, split: shape };
+    const joined = joinedInput(shape, visible, shape);
     const reader = matvec(
       { layout: "f32", epilogue: "none", cols, rangeRows: cols, joined },
       { lanes: 1, groups: 8, subgroup },
@@ -509,12 +502,11 @@ async function checkDecode(shape: DecodeCase, change: (kernel: Kernel) => Promis
     const y = shape.splits === 1 ? o : (await runKernel(reader, call, { ...weights, y: { output: cols } as const })).y;
 
     const q = Float64Array.from({ length: cols }, (_, i) => appended.q[Math.floor(i / headDim) * stride + (i % headDim)] ?? 0); // biome-ignore format: one line
-    const sees = blocks && reference.seesBlocks(blocks);
+    const sees = blocks ? reference.seesBlocks(blocks) : reference.seesWindow(window);
     const expected = reference.attention(q, k.values, v.values, {
       ...shape,
       seq: 1,
       keys: past + 1,
-      window,
       sees,
       scale,
     });

@@ -116,8 +116,9 @@ function linearReference(
   const sums = reference.linear(x, weight, shape, hasBias ? { bias } : {});
   const magnitudes = reference.linear(x.map(Math.abs), sizes, shape, hasBias ? { bias: bias.map(Math.abs) } : {});
   // A number next to a half may be rounded to either side: the division before it has 2.5 ULP.
-  const doubts = blocks?.isDoubtful.includes(true)
-    ? reference.linear(blocks.steps.map((step, i) => (blocks.isDoubtful[i] ? step : 0)), sizes, shape)
+  const isDoubtful = blocks && reference.nextToHalves(given, blocks);
+  const doubts = isDoubtful?.includes(true)
+    ? reference.linear(blocks?.steps.map((step, i) => (isDoubtful[i] ? step : 0)) ?? given, sizes, shape)
     : undefined; // biome-ignore format: one value
   const largest = (values: Iterable<number>) => [...values].reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const flushed = smallest * cols * (1 + largest(x) + largest(weight));
@@ -155,7 +156,7 @@ function linearReference(
       const at = (i: number) => Math.floor(i / rows) * 2 * rows + (i % rows);
       const pairs = Float64Array.from({ length: sums.length }, (_, i) => sum(at(i >> 1) + (i % 2) * rows));
       const limit = epilogueConstants.bias_gegelu?.LIMIT ?? 0;
-      const expected = reference.gegelu(pairs, limit);
+      const expected = reference.gegeluPairs(pairs, limit);
       const bound = (i: number) => {
         const a = Math.min(pairs[2 * i] ?? Number.NaN, limit);
         const b1 = Math.abs(Math.max(-limit, Math.min(limit, pairs[2 * i + 1] ?? Number.NaN)) + 1);

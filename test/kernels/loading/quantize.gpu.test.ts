@@ -1,15 +1,11 @@
 /** The quantizer against the same search in float64, and on groups that have no good grid. */
 import { describe, expect, test } from "vitest";
-import { unpackQuantized } from "../../../engine/weights/packed.ts";
 import type { Kernel } from "../../../kernels/kernel.ts";
 import { pieceWords, type QuantizeShape, quantize } from "../../../kernels/loading/quantize.ts";
 import { matrixWords, rowBytes, scaleRowBytes } from "../../../kernels/weights/weights.ts";
 import { type NastyMode, seededRandom } from "../../reference/compare.ts";
-import { decodeHalf, encodeHalf } from "../../reference/ops.ts";
-import { searchGroup } from "../../reference/quantized.ts";
+import { half, searchGroup, unpackQuantized } from "../../reference/quantized.ts";
 import { broken, liveBuffers, packedWeight, runKernel } from "../harness.ts";
-
-const half = (value: number) => decodeHalf(encodeHalf(value, "f16"), "f16");
 
 /** Quantizes packed plain rows; they become rows 1 … of the outputs, of which row 0 is not written. */
 async function run(shape: QuantizeShape, rows: number, weight: Uint32Array<ArrayBuffer>, kernel = quantize(shape)) {
