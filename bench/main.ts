@@ -12,13 +12,13 @@ import {
   groupSizes,
   integerOption,
   kvFormats,
-  loadOptions,
   numberChoiceOption,
   weightTypes,
 } from "../cli/options.ts";
 import { note, print } from "../cli/output.ts";
 import { cacheFolder } from "../cli/package.ts";
 import { reportFailure, watchProcess } from "../cli/process.ts";
+import { loadOptions } from "../cli/run.ts";
 import {
   type ActivationFormat,
   describeCheckpoint,

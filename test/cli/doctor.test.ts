@@ -2,8 +2,8 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { usedFeatures } from "../../cli/model.ts";
 import { checkedKernels } from "../../cli/remembered.ts";
+import { usedFeatures } from "../../cli/run.ts";
 import { failure, tempFolder } from "../tempFolder.ts";
 import { phi } from "./process.ts";
 
