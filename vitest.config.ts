@@ -2,6 +2,9 @@
  * Three projects: "cpu" runs every plain `*.test.ts` once; the suites that need a device, `*.gpu.test.ts`, run on
  * "swiftshader" and, where this machine has an adapter of its own, on "system". Their processes are started with the
  * driver's environment, two at a time, for software drivers compile in one thread; the files of a process share a device.
+ *
+ * `npm test` is `vitest --mode short`: SwiftShader runs the files of `core` alone, where there is another adapter, and tests
+ * look at `test/short.ts` for what they leave out. `npm run test:all`, and vitest for a file by its name, run everything.
  */
 import { spawnSync } from "node:child_process";
 import { availableParallelism } from "node:os";
@@ -24,12 +27,21 @@ function systemAdapter(): string | undefined {
   return probe.status === 0 ? probe.stdout.trim() || undefined : undefined;
 }
 
-function gpuProject(name: string, env: Record<string, string>) {
+/** What SwiftShader runs in a short run: the kernels, a checkpoint of every architecture, the device, the package. */
+const core = [
+  "test/kernels/**/*.gpu.test.ts",
+  "test/models.gpu.test.ts",
+  "test/engine/gpu/*.gpu.test.ts",
+  "test/library/*.gpu.test.ts",
+  "test/cli/*.gpu.test.ts",
+];
+
+function gpuProject(name: string, env: Record<string, string>, include: string[]) {
   return {
     extends: true as const,
     test: {
       name,
-      include: [gpuTests],
+      include,
       env,
       isolate: false,
       maxWorkers: Math.min(2, availableParallelism()),
@@ -39,6 +51,10 @@ function gpuProject(name: string, env: Record<string, string>) {
     },
   };
 }
+
+/** In words, for who reads a short run. */
+const leftOut =
+  "most of SwiftShader's suites, repetitions of a test on further checkpoints, most of the faults at each k-th call, and long benches";
 
 const cpu = {
   extends: true as const,
@@ -54,21 +70,26 @@ const cpu = {
   },
 };
 
-const bundle = findBundle();
-const system = systemAdapter();
-const projects = [cpu, ...(bundle ? [gpuProject("swiftshader", softwareEnvironment(bundle))] : [])];
-if (system !== undefined) projects.push(gpuProject("system", { PHI_ADAPTER: process.env.PHI_ADAPTER ?? "" }));
-
 function softwareEnvironment(found: NonNullable<ReturnType<typeof findBundle>>): Record<string, string> {
   return { ...swiftShaderEnvironment(unpackSwiftShader(found).folder), PHI_ADAPTER: "swiftshader" };
 }
 
-const skipped: string[] = [];
-if (bundle === undefined) skipped.push("swiftshader (@sparticuz/chromium is not installed, or not for this system)");
-if (system === undefined)
-  skipped.push("system (no WebGPU adapter answers here: no GPU, and no Mesa lavapipe 24 or newer)");
-for (const line of skipped) console.warn(`\n*** NOT TESTED on driver ${line} ***\n`);
+export default defineConfig(({ mode }) => {
+  const isShort = mode === "short";
+  const bundle = findBundle();
+  const system = systemAdapter();
+  const swiftshaderTests = isShort && system !== undefined ? core : [gpuTests];
+  const projects = [
+    cpu,
+    ...(bundle ? [gpuProject("swiftshader", softwareEnvironment(bundle), swiftshaderTests)] : []),
+    ...(system ? [gpuProject("system", { PHI_ADAPTER: process.env.PHI_ADAPTER ?? "" }, [gpuTests])] : []),
+  ];
 
-export default defineConfig({
-  test: { pool: "forks", projects },
+  const skipped: string[] = [];
+  if (bundle === undefined) skipped.push("swiftshader (@sparticuz/chromium is not installed, or not for this system)");
+  if (system === undefined)
+    skipped.push("system (no WebGPU adapter answers here: no GPU, and no Mesa lavapipe 24 or newer)");
+  for (const line of skipped) console.warn(`\n*** NOT TESTED on driver ${line} ***\n`);
+  if (isShort) console.warn(`short run, without ${leftOut}: npm run test:all runs everything`);
+  return { test: { pool: "forks", projects, env: { PHI_TEST_SHORT: isShort ? "1" : "" } } };
 });

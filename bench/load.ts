@@ -129,13 +129,63 @@ function memoryWatch(startBytes: number, keptShare: number) {
   };
 }
 
+/** Figures of each load; bytes. */
+interface LoadSamples {
+  readonly loadMs: number[];
+  readonly tokensMs: number[];
+  /** Resident memory above the process's start, all of it, and without weights that a software GPU holds there. */
+  readonly peakBytes: number[];
+  readonly ownBytes: number[];
+  readonly gpuBytes: number[];
+  readonly keptBytes: number[];
+  weightBytes: number;
+}
+
+type Loading = Pick<LoadBenchOptions, "folder" | "kv" | "context" | "quantize">;
+
+/** Loads once, generates, and adds what was measured. `keptShare` as in `memoryWatch`. */
+async function loadOnce(
+  { folder, kv, context, quantize }: Loading,
+  adapter: GPUAdapter,
+  { newTokens, startBytes, keptShare }: { newTokens: number; startBytes: number; keptShare: number },
+  into: LoadSamples,
+): Promise<void> {
+  const watch = memoryWatch(startBytes, keptShare);
+  try {
+    const began = performance.now();
+    const model = await loadModel({
+      ...{ folder, adapter, kv, context, ...(quantize && { quantize }) },
+      device: { intercept: watch.intercept },
+      onProgress(progress) {
+        into.weightBytes = progress.totalBytes;
+        watch.onProgress(progress);
+      },
+    });
+    try {
+      into.loadMs.push(performance.now() - began);
+      const generating = performance.now();
+      await checkedRun(model, [model.bosId ?? 0], newTokens);
+      into.tokensMs.push(performance.now() - generating);
+      into.gpuBytes.push(model.ledger().peakBytes);
+      into.keptBytes.push(model.memory().weightsBytes);
+    } finally {
+      model.dispose();
+    }
+  } finally {
+    const { peakBytes, ownPeakBytes } = watch.stop();
+    into.peakBytes.push(peakBytes);
+    into.ownBytes.push(ownPeakBytes);
+  }
+}
+
 /**
  * Loads `repetitions` times and generates `newTokens` tokens each time. On a software adapter host memory is stated without the
  * weights that had reached GPU buffers by then; the cache and the activations count as the host's.
  */
 export async function benchLoad(options: LoadBenchOptions): Promise<readonly Figure[]> {
-  const { folder, nextAdapter, software, kv, context, repetitions, newTokens, startBytes, onProgress } = options;
-  const loading = { kv, context, ...(options.quantize && { quantize: options.quantize }) };
+  const { folder, nextAdapter, software, kv, context, quantize, repetitions, newTokens, startBytes } = options;
+  const onProgress = options.onProgress ?? (() => {});
+  const loading = { kv, context, ...(quantize && { quantize }) };
   const { files, storedBytes, model: described, problem } = await describeCheckpoint(folder, loading);
   if (described === undefined) throw problem;
 
@@ -143,58 +193,39 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
     const adapter = await nextAdapter(storedBytes);
     return plainUpload(folder, files, adapter, described.needs(adapter).weightsBytes);
   };
-  onProgress?.("plain read, plain upload");
+  onProgress("plain read, plain upload");
   const reads = [await plainRead(folder, files)];
   const uploads = [await upload()];
-  const loadMs: number[] = [];
-  const tokensMs: number[] = [];
-  const peak: number[] = [];
-  const own: number[] = [];
-  const gpuBytes: number[] = [];
-  const keptBytes: number[] = [];
-  let weightBytes = 0;
+  const samples: LoadSamples = {
+    ...{ loadMs: [], tokensMs: [], peakBytes: [], ownBytes: [], gpuBytes: [], keptBytes: [] },
+    weightBytes: 0,
+  };
   for (let n = 1; n <= repetitions; n++) {
-    onProgress?.(`load ${n} of ${repetitions}`);
+    onProgress(`load ${n} of ${repetitions}`);
     const adapter = await nextAdapter(storedBytes);
-    const { weightsBytes } = described.needs(adapter);
-    const watch = memoryWatch(startBytes, weightsBytes / storedBytes);
-    try {
-      const began = performance.now();
-      const model = await loadModel({
-        folder,
-        adapter,
-        ...loading,
-        device: { intercept: watch.intercept },
-        onProgress(progress) {
-          weightBytes = progress.totalBytes;
-          watch.onProgress(progress);
-        },
-      });
-      try {
-        loadMs.push(performance.now() - began);
-        const generating = performance.now();
-        await checkedRun(model, [model.bosId ?? 0], newTokens);
-        tokensMs.push(performance.now() - generating);
-        gpuBytes.push(model.ledger().peakBytes);
-        keptBytes.push(model.memory().weightsBytes);
-      } finally {
-        model.dispose();
-      }
-    } finally {
-      const { peakBytes, ownPeakBytes } = watch.stop();
-      peak.push(peakBytes);
-      own.push(software ? ownPeakBytes : peakBytes);
-    }
-    onProgress?.("plain upload again");
+    const keptShare = described.needs(adapter).weightsBytes / storedBytes;
+    await loadOnce({ folder, ...loading }, adapter, { newTokens, startBytes, keptShare }, samples);
+    onProgress("plain upload again");
     uploads.push(await upload());
   }
-  onProgress?.("plain read again");
+  onProgress("plain read again");
   reads.push(await plainRead(folder, files));
+  return loadFigures(samples, { reads, uploads, software, newTokens });
+}
 
+interface Timed {
+  readonly ms: number;
+  readonly bytes: number;
+}
+
+function loadFigures(
+  { loadMs, tokensMs, peakBytes, ownBytes, gpuBytes, keptBytes, weightBytes }: LoadSamples,
+  { reads, uploads, software, newTokens }: { reads: Timed[]; uploads: Timed[]; software: boolean; newTokens: number },
+): readonly Figure[] {
   const rate = (bytes: number, ms: number) => bytes / 1e6 / ms;
   const mib = (list: readonly number[]) => list.map((bytes) => bytes / 2 ** 20);
   const loadRates = loadMs.map((ms) => rate(weightBytes, ms));
-  const rates = (runs: readonly { ms: number; bytes: number }[]) => runs.map(({ bytes, ms }) => rate(bytes, ms));
+  const rates = (runs: readonly Timed[]) => runs.map(({ bytes, ms }) => rate(bytes, ms));
   const readRates = rates(reads);
   const uploadRates = rates(uploads);
   return [
@@ -221,11 +252,11 @@ export async function benchLoad(options: LoadBenchOptions): Promise<readonly Fig
     { name: "weights in the files", unit: "MiB", samples: mib([weightBytes]) },
     { name: "weights on the GPU", unit: "MiB", samples: mib(keptBytes) },
     { name: "GPU buffers at most", unit: "MiB", samples: mib(gpuBytes) },
-    { name: "resident memory above the start, at most", unit: "MiB", samples: mib(peak) },
+    { name: "resident memory above the start, at most", unit: "MiB", samples: mib(peakBytes) },
     {
       name: software ? "  less the weights on the software GPU by then" : "  all of it the host's",
       unit: "MiB",
-      samples: mib(own),
+      samples: mib(software ? ownBytes : peakBytes),
     },
   ];
 }

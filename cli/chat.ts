@@ -15,10 +15,11 @@ import type { TextModel } from "../library/index.ts";
 import { type ChatMessage, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { type SamplingCommandOptions, samplingOf } from "./generate.ts";
-import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds } from "./options.ts";
 import { note, print, printUntrusted, writing } from "./output.ts";
 import { reportFailure } from "./process.ts";
+import type { RunOptions } from "./run.ts";
 import { chatMessages } from "./tokenize.ts";
 
 /** Options of `phi chat`. */

@@ -3,11 +3,11 @@ import { arch, cpus, freemem, release, totalmem } from "node:os";
 import { checkKernels, exitCodes, type KernelReport, PhiError } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine, tuningText } from "./format.ts";
-import { openModelFolder, type RunOptions, usedFeatures } from "./model.ts";
-import { loadOptions } from "./options.ts";
+import { openModelFolder } from "./model.ts";
 import { print } from "./output.ts";
 import { versionLine } from "./package.ts";
 import { checkedKernels, tunedStore } from "./remembered.ts";
+import { loadOptions, type RunOptions, usedFeatures } from "./run.ts";
 
 /** Options of `phi doctor`. */
 export interface DoctorOptions extends RunOptions {

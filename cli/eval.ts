@@ -5,8 +5,9 @@ import { loadTokenizer } from "../library/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { jsonLine } from "./format.ts";
 import { readText } from "./input.ts";
-import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder } from "./model.ts";
 import { print } from "./output.ts";
+import type { RunOptions } from "./run.ts";
 
 /** Options of `phi eval`; `context` is the length of a window. */
 export interface EvalOptions extends RunOptions {

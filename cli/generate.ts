@@ -14,10 +14,11 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes, jsonLine, tuningText } from "./format.ts";
 import { readText } from "./input.ts";
-import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds } from "./options.ts";
 import { note, print, printUntrusted, writing } from "./output.ts";
 import { chromeTrace, profileSummary } from "./profile.ts";
+import type { RunOptions } from "./run.ts";
 
 /** How tokens are drawn. */
 export interface SamplingCommandOptions {

@@ -20,10 +20,16 @@ import {
 import { openAdapter, wantedAdapter } from "./adapter.ts";
 import { judge } from "./fit.ts";
 import { formatBytes, jsonLine } from "./format.ts";
-import type { ModelUse } from "./model.ts";
-import { loadOptions } from "./options.ts";
 import { note, print } from "./output.ts";
+import { loadOptions, type RunOptions } from "./run.ts";
 import { findBundle } from "./swiftshader.ts";
+
+/** What a model's name is opened for, where it is not in the cache yet. */
+export interface ModelUse extends Partial<RunOptions> {
+  /** `headers` are read from the hub without a download; `text` downloads the tokenizer only. Default `weights`. */
+  readonly need?: "weights" | "headers" | "text";
+  readonly signal?: AbortSignal;
+}
 
 /** The folder of a model by its name: from the cache, or from the hub as far as it is needed. */
 export async function openNamedModel(repository: Repository, use: ModelUse): Promise<Folder> {

@@ -14,9 +14,9 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart, wantedAdapter } from "./adapter.ts";
 import { judge, type Verdict } from "./fit.ts";
 import { formatBytes, jsonLine } from "./format.ts";
-import { openModelFolder, type RunOptions } from "./model.ts";
-import { loadOptions } from "./options.ts";
+import { openModelFolder } from "./model.ts";
 import { note, print } from "./output.ts";
+import { loadOptions, type RunOptions } from "./run.ts";
 
 /** Options of `phi info`. */
 export interface InfoOptions extends RunOptions {

@@ -2,9 +2,10 @@
 import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
 import { PhiError, safetensorsHeader } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds } from "./options.ts";
 import { writing } from "./output.ts";
+import type { RunOptions } from "./run.ts";
 
 /** Options of `phi logits`. */
 export interface LogitsOptions extends RunOptions {

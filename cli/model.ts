@@ -1,20 +1,14 @@
 /** Opening what a command runs: folder, adapter, model and tokenizer. */
 import { existsSync } from "node:fs";
 import {
-  type ActivationFormat,
   describeCheckpoint,
   type Folder,
   type GpuNeeds,
-  type GroupSize,
-  type KvFormat,
   type LoadProgress,
   type ModelDescription,
   openFolder,
   PhiError,
   printable,
-  type QuantizeScheme,
-  type RopePolicy,
-  type WeightType,
 } from "../engine/index.ts";
 import { parseRepository } from "../hub/index.ts";
 import type { OpenedAdapter } from "../library/adapter.ts";
@@ -22,53 +16,17 @@ import { load, type TextModel } from "../library/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { machineMemory } from "./fit.ts";
 import { formatBytes } from "./format.ts";
-import { loadOptions } from "./options.ts";
+import type { ModelUse } from "./hub.ts";
 import { note } from "./output.ts";
 import { bundledModel } from "./package.ts";
 import { checkedKernels, tunedStore } from "./remembered.ts";
-
-/** Options of every command that runs a model. */
-export interface RunOptions {
-  readonly model?: string;
-  readonly adapter?: string;
-  readonly kv: KvFormat;
-  /** What linears on integer weights make of their input. */
-  readonly activations?: ActivationFormat;
-  readonly context?: number;
-  readonly rope?: RopePolicy;
-  readonly allowSymlinks?: boolean;
-  readonly allowNanWeights?: boolean;
-  /** File for a trace of the GPU's time, which is measured then. */
-  readonly profile?: string;
-  /** False: no optional feature of WebGPU is used. */
-  readonly features?: boolean;
-  /** What float weights become, and the head and the embedding of them; how. */
-  readonly quantize?: WeightType;
-  readonly quantizeHead?: WeightType;
-  readonly groupSize?: GroupSize;
-  readonly quantizeScheme?: QuantizeScheme;
-}
-
-/** `--no-features` and `PHI_FEATURES=none` keep optional features of WebGPU out of use. Throws a PhiError "usage". */
-export function usedFeatures(options: Pick<RunOptions, "features">, value = process.env.PHI_FEATURES): "all" | "none" {
-  if (value !== undefined && !["", "all", "none"].includes(value)) {
-    throw new PhiError("usage", `PHI_FEATURES: expected all or none, got "${printable(value)}"`);
-  }
-  return options.features === false || value === "none" ? "none" : "all";
-}
+import { loadOptions, type RunOptions, usedFeatures } from "./run.ts";
 
 /** A loaded model on its adapter. */
 export interface OpenedModel {
   readonly model: TextModel;
   readonly adapter: OpenedAdapter;
   dispose(): void;
-}
-
-/** What a model's name is opened for, where it is not in the cache yet. */
-export interface ModelUse extends Partial<RunOptions> {
-  /** `headers` are read from the hub without a download; `text` downloads the tokenizer only. Default `weights`. */
-  readonly need?: "weights" | "headers" | "text";
-  readonly signal?: AbortSignal;
 }
 
 /**

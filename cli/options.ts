@@ -2,7 +2,6 @@
 import { PhiError, printable } from "../engine/errors.ts";
 import type { ActivationFormat, GroupSize, KvFormat, QuantizeScheme, RopePolicy, WeightType } from "../engine/index.ts";
 import type { ChatFormName } from "../library/chat.ts";
-import type { RunOptions } from "./model.ts";
 
 /** What `--kv` takes. */
 export const kvFormats = ["f16", "f32", "int8"] as const satisfies readonly KvFormat[];
@@ -86,31 +85,6 @@ export const quantizeSchemes = [
   "symmetric",
   "integer-zeros",
 ] as const satisfies readonly QuantizeScheme[];
-
-/** The options of loading and of describing that a command gives. */
-export function loadOptions({
-  kv,
-  activations,
-  context,
-  rope,
-  quantize,
-  quantizeHead,
-  groupSize,
-  quantizeScheme,
-}: Partial<RunOptions>) {
-  return {
-    ...(kv !== undefined && { kv }),
-    ...(activations !== undefined && { activations }),
-    ...(context !== undefined && { context }),
-    ...(rope !== undefined && { rope }),
-    quantize: {
-      weights: quantize ?? "none",
-      ...(quantizeHead !== undefined && { head: quantizeHead }),
-      ...(groupSize !== undefined && { groupSize }),
-      ...(quantizeScheme !== undefined && { scheme: quantizeScheme }),
-    },
-  } as const;
-}
 
 /** Token ids `1,2,3`: at least one, whole, not negative. Whether the model has them is checked once it is known. */
 export function idsOption(text: string): readonly number[] {

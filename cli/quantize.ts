@@ -5,8 +5,9 @@ import { basename, dirname, join, resolve } from "node:path";
 import { exportQuantized, type OutputFolder, PhiError, printable } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { formatBytes } from "./format.ts";
-import { loadProgress, openModelFolder, type RunOptions, usedFeatures } from "./model.ts";
+import { loadProgress, openModelFolder } from "./model.ts";
 import { note, writeAll, writing } from "./output.ts";
+import { type RunOptions, usedFeatures } from "./run.ts";
 
 /** Options of `phi quantize`. */
 export interface QuantizeCommandOptions extends Pick<RunOptions, "model" | "adapter" | "allowSymlinks" | "features"> {

@@ -2,11 +2,11 @@
 import { PhiError, printable, type TunedKernel, type TuneReport, tuneModel } from "../engine/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { jsonLine } from "./format.ts";
-import { checkMemory, describeModel, loadProgress, openModelFolder, type RunOptions, usedFeatures } from "./model.ts";
-import { loadOptions } from "./options.ts";
+import { checkMemory, describeModel, loadProgress, openModelFolder } from "./model.ts";
 import { note, print, writing } from "./output.ts";
 import { cacheFolder } from "./package.ts";
 import { checkedKernels, forgetTuned, tunedStore } from "./remembered.ts";
+import { loadOptions, type RunOptions, usedFeatures } from "./run.ts";
 
 /** Options of `phi tune`. */
 export interface TuneCommandOptions extends RunOptions {

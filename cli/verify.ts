@@ -11,9 +11,10 @@ import {
 } from "../engine/index.ts";
 import type { TextModel } from "../library/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";
+import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
 import { print } from "./output.ts";
 import { bundledModel } from "./package.ts";
+import type { RunOptions } from "./run.ts";
 
 /** Options of `phi verify`. */
 export interface VerifyOptions extends RunOptions {

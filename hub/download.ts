@@ -4,8 +4,10 @@ import { constants } from "node:fs";
 import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { PhiError, printable } from "../engine/index.ts";
+import { checkLength, wrongLength } from "./answer.ts";
 import type { CachePaths } from "./cache.ts";
-import { checkLength, type HubClient, Transient, wrongLength } from "./client.ts";
+import type { HubClient } from "./client.ts";
+import { Transient } from "./failure.ts";
 import { lockFile } from "./lock.ts";
 import type { RemoteFile } from "./remote.ts";
 

@@ -1,6 +1,7 @@
 /**
  * A whole load and eight tokens, and a tuning, with a fault at the k-th WebGPU call (rows W5 to W7 of the fault catalogue),
- * on Dawn's null backend: one typed error, soon, and nothing left on the GPU. `PHI_TEST_FAULT_STRIDE=1` takes every k.
+ * on Dawn's null backend: one typed error, soon, and nothing left on the GPU. `PHI_TEST_FAULT_STRIDE=1` takes every k; a
+ * short run takes few.
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -8,10 +9,11 @@ import type { ErrorKind } from "../engine/errors.ts";
 import { type LoadOptions, loadModel, openFolder, tuneModel } from "../engine/index.ts";
 import { type OpenedAdapter, openAdapter } from "../library/adapter.ts";
 import { failingFiles } from "./failingFiles.ts";
+import { isShort } from "./short.ts";
 import { failure } from "./tempFolder.ts";
 
 const checkpoint = join(import.meta.dirname, "fixtures/models/phi-1");
-const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? 3);
+const stride = Number(process.env.PHI_TEST_FAULT_STRIDE ?? (isShort ? 25 : 3));
 
 let opened: OpenedAdapter;
 beforeAll(async () => {
@@ -141,8 +143,8 @@ describe.each(faults)("%s at the k-th call", (_, kind, message, fault) => {
     expect(calls).toBeGreaterThan(100);
     expect(live).toBe(0);
     // A tuning makes many calls that are alike, and each run of it takes a while.
-    const isShort = work === tune && process.env.PHI_TEST_FAULT_STRIDE === undefined;
-    const step = isShort ? Math.ceil(calls / 15) : stride;
+    const isSampled = work === tune && process.env.PHI_TEST_FAULT_STRIDE === undefined;
+    const step = isSampled ? Math.ceil(calls / (isShort ? 4 : 15)) : stride;
     for (let k = faults.findIndex(([, of]) => of === kind); k < calls; k += step) {
       let began = Number.NaN;
       const timed = (device: GPUDevice) => {

@@ -29,24 +29,25 @@ test.skipIf(spawnSync("bash", ["-c", ":"]).status !== 0)(
   },
 );
 
-test.each(["bash", "zsh", "fish"])("%s: every option of every command", async (shell) => {
-  const source = await script(shell);
-  for (const command of [
-    "generate",
-    "chat",
-    "info",
-    "verify",
-    "logits",
-    "tune",
-    "devices",
-    "tokenize",
-    "detokenize",
-    "completion",
-  ]) {
-    const { stdout } = await phi([command, "--help"]);
-    const options = [...stdout.matchAll(/^ {2}(?:-\w, )?--([\w-]+)/gm)].map((match) => match[1] ?? "");
+/** The options that a command's help names. */
+async function optionsOf(command: string): Promise<readonly string[]> {
+  const { stdout } = await phi([command, "--help"]);
+  return [...stdout.matchAll(/^ {2}(?:-\w, )?--([\w-]+)/gm)].map((match) => match[1] ?? "");
+}
+
+test("every option of every command, in each shell's script", async () => {
+  const { stdout } = await phi(["--help"]);
+  const commands = [...stdout.matchAll(/^ {2}(\w+) \[options\]/gm)].map((match) => match[1] ?? "");
+  expect(commands).toEqual(expect.arrayContaining(["generate", "chat", "verify", "detokenize", "completion"]));
+  const scripts = await Promise.all(
+    ["bash", "zsh", "fish"].map(async (shell) => [shell, await script(shell)] as const),
+  );
+  for (const command of commands) {
+    const options = await optionsOf(command);
     expect(options).toContain("help");
-    for (const option of options) expect(source).toContain(shell === "fish" ? `-l ${option} ` : `--${option}`);
+    for (const [shell, source] of scripts) {
+      for (const option of options) expect(source).toContain(shell === "fish" ? `-l ${option} ` : `--${option}`);
+    }
   }
 });
 

@@ -2,14 +2,15 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { usedFeatures } from "../../cli/model.ts";
 import { checkedKernels } from "../../cli/remembered.ts";
+import { usedFeatures } from "../../cli/run.ts";
 import { failure, tempFolder } from "../tempFolder.ts";
-import { phi } from "./process.ts";
+import { phi, shaderCache } from "./process.ts";
 
 test("every kernel of the bundled model is checked, remembered, and not checked again", async () => {
   const cache = tempFolder();
-  const { code, stdout } = await phi(["doctor", "--json"], { env: { XDG_CACHE_HOME: cache } });
+  const env = { ...shaderCache, XDG_CACHE_HOME: cache };
+  const { code, stdout } = await phi(["doctor", "--json"], { env });
   expect(code).toBe(0);
   const report = JSON.parse(stdout);
   expect(report.versions).toMatch(/^phi \d/);
@@ -21,8 +22,8 @@ test("every kernel of the bundled model is checked, remembered, and not checked 
 
   writeFileSync(join(cache, "phi-webgpu", file), "[1, {");
   const args = ["-n", "4", "--temperature", "0", "Once upon a time"];
-  const plain = await phi(args, { env: { XDG_CACHE_HOME: cache } });
-  const bare = await phi([...args, "--no-features"], { env: { XDG_CACHE_HOME: cache } });
+  const plain = await phi(args, { env });
+  const bare = await phi([...args, "--no-features"], { env });
   expect([plain.code, bare.code]).toEqual([0, 0]);
   expect(bare.stdout).toBe(plain.stdout);
 });

@@ -50,6 +50,10 @@ describe("help and usage errors", () => {
     },
   );
 
+  test("help NAME is NAME --help", async () => {
+    expect(await phi(["help", "pull"])).toEqual(await phi(["pull", "--help"]));
+  });
+
   test("--version, with the adapter", async () => {
     const { stdout, code } = await phi(["--version"]);
     expect(code).toBe(0);

@@ -1,9 +1,13 @@
 /** Runs the built executable as a user would. */
 import { type ChildProcess, spawn } from "node:child_process";
+import { homedir } from "node:os";
 import { join } from "node:path";
 
 const root = join(import.meta.dirname, "../..");
 export const executable = join(root, "dist/cli/phi.js");
+
+/** Mesa keeps what it compiled where it always does, and not in a folder that a test gives as `XDG_CACHE_HOME`. */
+export const shaderCache = { MESA_SHADER_CACHE_DIR: process.env.XDG_CACHE_HOME || join(homedir(), ".cache") };
 
 export interface Ended {
   readonly code: number | null;

@@ -1,12 +1,11 @@
 /** `phi tune`: what it keeps, who uses it, and that nothing in its file can do harm. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { forgetTuned, tunedStore } from "../../cli/remembered.ts";
 import { tuneText } from "../../cli/tune.ts";
 import { tempFolder } from "../tempFolder.ts";
-import { phi } from "./process.ts";
+import { phi, shaderCache } from "./process.ts";
 
 const adapter = (device: string) =>
   ({ info: { vendor: "v", architecture: "a", device, description: "1.0" } }) as GPUAdapter;
@@ -81,13 +80,11 @@ describe("the command", () => {
     expect(stderr).toContain(message);
   });
 
-  // Mesa keeps what it compiled where it always does, and not in each test's own folder.
-  const mesa = { MESA_SHADER_CACHE_DIR: process.env.XDG_CACHE_HOME || join(homedir(), ".cache") };
   const prompt = ["-n", "4", "--temperature", "0", "--stats", "Once upon a time"];
 
   test("measures, keeps, and is used until it is cleared; a file that makes no sense serves the defaults", async () => {
     const cache = tempFolder();
-    const env = { ...mesa, XDG_CACHE_HOME: cache };
+    const env = { ...shaderCache, XDG_CACHE_HOME: cache };
     const folder = join(cache, "phi-webgpu");
     const { code, stdout, stderr } = await phi(["tune", "--only", "argmax", "--json"], { env });
     expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringContaining("is used from now on") });
@@ -113,7 +110,7 @@ describe("the command", () => {
   test("Ctrl-C while it measures: exit code 130, and nothing is written", async () => {
     const cache = tempFolder();
     const { code, stdout, stderr } = await phi(["tune", "--only", "mat"], {
-      env: { ...mesa, XDG_CACHE_HOME: cache },
+      env: { ...shaderCache, XDG_CACHE_HOME: cache },
       started: (child) => {
         let seen = "";
         child.stderr?.on("data", (text: string) => {
