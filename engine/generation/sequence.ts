@@ -11,6 +11,7 @@ import type { Chooser } from "../graph/plan.ts";
 import { ropeRegime } from "../models/rope.ts";
 import type { SequenceBuffers } from "../run/binding.ts";
 import { type Cache, cacheRows, createCache } from "../run/cache.ts";
+import { Readback } from "../run/readback.ts";
 import type { Runner } from "../run/runner.ts";
 import type { RunnerKind, Runtime } from "../run/runtime.ts";
 import type { Control } from "./control.ts";
@@ -65,13 +66,6 @@ export function sequenceBytes(vocab: number, chunkTokens: number): number {
   return stateBytes + Math.ceil((vocab * markBytes) / 16) * 16 + Math.ceil((chunkTokens * 4) / 16) * 16;
 }
 
-/** A part of a slot that is read back. */
-interface Part {
-  readonly name: string;
-  readonly slot: number;
-  readonly floats: number;
-}
-
 /** A sequence of a model, empty at first. `dispose` it, or the device. */
 export class Sequence {
   readonly runtime: Runtime;
@@ -80,8 +74,7 @@ export class Sequence {
   readonly #runners = new Map<RunnerKind, Promise<Runner>>();
   /** Of the slots that the runners are bound to. */
   #slotsVersion = 0;
-  /** For what is read back of slots. */
-  #staging: DeviceBuffer | undefined;
+  readonly #readback: Readback;
   /** Where states are read from, in turn: as many as can be on their way. */
   readonly #stateStaging: readonly DeviceBuffer[];
   #batches = 0;
@@ -97,6 +90,7 @@ export class Sequence {
 
   constructor(runtime: Runtime) {
     this.runtime = runtime;
+    this.#readback = new Readback(runtime);
     const { device, architecture, options } = runtime;
     const { kv, context, chunkTokens } = options;
     this.cache = createCache(device, architecture, kv, cacheRows(architecture, context, chunkTokens), context);
@@ -218,7 +212,7 @@ export class Sequence {
       return batch;
     }
     const { logitsSlot, vocab } = runner.plan;
-    const last = logits ? this.#copySlots([{ name: "logits", slot: logitsSlot, floats: vocab }]) : undefined;
+    const last = logits ? this.#readback.copy([{ name: "logits", slot: logitsSlot, floats: vocab }]) : undefined;
     await runner.feed(chunk, past, drawn, { signal, ...(last && { last }) });
     return undefined;
   }
@@ -226,7 +220,7 @@ export class Sequence {
   /** The logits [vocab] of the last position, after a prefill with `logits`. */
   async readLogits(): Promise<Float32Array> {
     const floats = this.runtime.architecture.vocab;
-    const values = await this.#readSlots([{ name: "logits", floats }]);
+    const values = await this.#readback.read([{ name: "logits", floats }]);
     return values.get("logits") ?? new Float32Array();
   }
 
@@ -237,7 +231,7 @@ export class Sequence {
     past: number,
     signal?: AbortSignal,
   ): Promise<Float32Array> {
-    const last = this.#copySlots([{ name: "logits", slot: plan.logitsSlot, floats: plan.vocab }]);
+    const last = this.#readback.copy([{ name: "logits", slot: plan.logitsSlot, floats: plan.vocab }]);
     await feed(ids, past, 0, { signal, last });
     return this.readLogits();
   }
@@ -316,8 +310,8 @@ export class Sequence {
         const rows = chunk.length;
         const parts = [...taps].map(([name, { slot, cols }]) => ({ name, slot, floats: rows * cols }));
         parts.push({ name: "logits", slot: logitsSlot, floats: rows * vocab });
-        await this.#call(kind, (runner) => runner.feed(chunk, past, 0, { signal, last: this.#copySlots(parts) }));
-        yield { firstPosition: past, rows, values: await this.#readSlots(parts) };
+        await this.#call(kind, (runner) => runner.feed(chunk, past, 0, { signal, last: this.#readback.copy(parts) }));
+        yield { firstPosition: past, rows, values: await this.#readback.read(parts) };
       }
     } finally {
       release();
@@ -339,41 +333,6 @@ export class Sequence {
     }
   }
 
-  /** Adds the copies of parts of slots to a submit; they lie one after the other in the staging buffer. */
-  #copySlots(parts: readonly Part[]): (encoder: GPUCommandEncoder) => void {
-    const { runtime } = this;
-    const sizeBytes = 4 * parts.reduce((sum, { floats }) => sum + floats, 0);
-    if (this.#staging === undefined || this.#staging.sizeBytes < sizeBytes) {
-      this.#staging?.dispose();
-      this.#staging = runtime.device.createBuffer(
-        "staging",
-        sizeBytes,
-        GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-      );
-    }
-    const { gpu } = this.#staging;
-    return (encoder) => {
-      let offsetBytes = 0;
-      for (const { slot, floats } of parts) {
-        encoder.copyBufferToBuffer(runtime.slot(slot).gpu, 0, gpu, offsetBytes, floats * 4);
-        offsetBytes += floats * 4;
-      }
-    };
-  }
-
-  async #readSlots(parts: readonly Omit<Part, "slot">[]): Promise<ReadonlyMap<string, Float32Array>> {
-    if (this.#staging === undefined) throw new Error("nothing was copied");
-    const floats = parts.reduce((sum, part) => sum + part.floats, 0);
-    const all = new Float32Array(await this.runtime.device.readBack(this.#staging, floats * 4));
-    let first = 0;
-    return new Map(
-      parts.map(({ name, floats }) => {
-        first += floats;
-        return [name, parts.length === 1 ? all : all.slice(first - floats, first)] as const;
-      }),
-    );
-  }
-
   /** Bytes of the keys and values. */
   get kvBytes(): number {
     return [...this.cache.keys, ...this.cache.values].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
@@ -383,7 +342,7 @@ export class Sequence {
   dispose(): void {
     const { state, control, marks, ids, cache } = this.#buffers;
     for (const buffer of [state, control, marks, ids, ...this.#stateStaging]) buffer.dispose();
-    this.#staging?.dispose();
+    this.#readback.dispose();
     cache.dispose();
   }
 }
