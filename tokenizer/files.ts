@@ -1,17 +1,16 @@
-/** The tokenizer's files beside each other: which of them says the vocabulary, the special tokens, the chat template. */
-import { type ChatTemplate, parseChatTemplate } from "./chat.ts";
+/** The tokenizer's files beside each other: which of them says the vocabulary, the special tokens. */
 import { type Definition, readDefinition } from "./definition.ts";
 import { printable, TokenizerError } from "./error.ts";
-import { decodeTextFile, parseJsonFile } from "./json.ts";
+import { parseJsonFile } from "./json.ts";
 import { ranksFile, readRanks } from "./ranks.ts";
+import type { TemplateFiles } from "./template.ts";
 
 /** The contents of a checkpoint's tokenizer files; absent ones are left out. */
-export interface TokenizerFiles {
+export interface TokenizerFiles extends TemplateFiles {
   readonly tokenizerJson?: Uint8Array;
   /** `cl100k_base.tiktoken`, which phi-3-small has in place of tokenizer.json. */
   readonly ranks?: Uint8Array;
   readonly tokenizerConfigJson?: Uint8Array;
-  readonly chatTemplateJinja?: Uint8Array;
   readonly specialTokensMapJson?: Uint8Array;
   /** For messages. */
   readonly folderName: string;
@@ -59,40 +58,4 @@ export function readSpecialTokens(
     return null;
   };
   return { bos: read("bos"), eos: read("eos"), pad: read("pad"), unk: read("unk") };
-}
-
-/** The chat template, why it cannot be read, or null where there is none. A template of its own file wins. */
-export function readChatTemplate(
-  files: TokenizerFiles,
-  config: Readonly<Record<string, unknown>>,
-): ChatTemplate | TokenizerError | null {
-  try {
-    if (files.chatTemplateJinja !== undefined) {
-      const name = "chat_template.jinja";
-      return parseChatTemplate(decodeTextFile(name, files.chatTemplateJinja), name);
-    }
-    const name = "tokenizer_config.json";
-    const value = config.chat_template ?? null;
-    if (value === null) return null;
-    if (typeof value === "string") return parseChatTemplate(value, name);
-    if (!Array.isArray(value)) throw new TokenizerError(`${name}: chat_template: expected a string or a list`);
-    const named = new Map<string, string>();
-    for (const [i, entry] of value.entries()) {
-      const { name: key, template } = Object(entry) as { name?: unknown; template?: unknown };
-      if (typeof key !== "string" || typeof template !== "string") {
-        throw new TokenizerError(`${name}: chat_template[${i}]: expected { "name", "template" }, both strings`);
-      }
-      named.set(key, template);
-    }
-    const chosen = named.get("default");
-    if (chosen === undefined) {
-      const names = [...named.keys()].map((key) => `"${printable(key)}"`).join(", ");
-      throw new TokenizerError(`${name}: chat_template: expected one named "default", got ${names || "none"}`);
-    }
-    return parseChatTemplate(chosen, name);
-  } catch (error) {
-    // A model without a usable template still takes plain text, so the error waits until a template is asked for.
-    if (error instanceof TokenizerError) return error;
-    throw error;
-  }
 }

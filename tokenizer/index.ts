@@ -1,28 +1,32 @@
 /**
  * Text to token ids and back, from the files that Hugging Face checkpoints carry. Everything happens on bytes in
- * memory, in Node or a browser. The regular expressions are translated by `@huggingface/tokenizers`, chat templates run
- * on `@huggingface/jinja`; splitting, merging and decoding are our own, because the library takes 20 to 55 s for a
- * million equal letters, decodes invalid byte runs differently and offers no streaming.
+ * memory, in Node or a browser. The regular expressions are translated by `@huggingface/tokenizers`, splitting,
+ * merging and decoding are our own, because the library takes 20 to 55 s for a million equal letters, decodes invalid
+ * byte runs differently and offers no streaming. Chat templates run on an interpreter of ours (`jinja/`).
  */
 import type { ChatMessage } from "./chat.ts";
 import { createTextStream, type TextStream } from "./decode.ts";
 import { controlTokens, createEncoder } from "./encode.ts";
 import { printable, TokenizerError } from "./error.ts";
 import {
-  readChatTemplate,
   readOptional,
   readSpecialTokens,
   readVocabularyFile,
   type SpecialTokens,
   type TokenizerFiles,
 } from "./files.ts";
-import { checkMessages, markStrings, plainJson, unusedCharacter } from "./messages.ts";
+import { raw, type Str } from "./jinja/text.ts";
+import type { Value } from "./jinja/values.ts";
+import { checkMessages } from "./messages.ts";
+import { readChatTemplates, tokenVariables } from "./template.ts";
+import { messagesValue, shielded, valueOf } from "./trust.ts";
 
 export type { ChatMessage } from "./chat.ts";
 export type { TextStream } from "./decode.ts";
 export { TokenizerError } from "./error.ts";
+export { Float, parseExactJson, writeExactJson } from "./exact.ts";
 export type { SpecialTokens, TokenizerFiles } from "./files.ts";
-export { checkMessages } from "./messages.ts";
+export { checkMessages, messageProblem } from "./messages.ts";
 export { ranksFile } from "./ranks.ts";
 
 /** How a conversation is rendered. */
@@ -59,8 +63,9 @@ export interface Tokenizer {
   /** The conversation as the template writes it. Throws TokenizerError (no template, bad messages, template fails). */
   renderChat(messages: readonly ChatMessage[], options?: ChatOptions): string;
   /**
-   * Ids of the rendered conversation. Messages are data: text in them that looks like a control token is encoded as
-   * plain text, unless `specialInContent` asks for what `transformers` does.
+   * Ids of the rendered conversation. What the assistant said earlier keeps its tokens; all else in messages and
+   * variables is data: text in it that looks like a control token is encoded as plain text, unless `specialInContent`
+   * asks for what `transformers` does.
    */
   encodeChat(
     messages: readonly ChatMessage[],
@@ -87,7 +92,8 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
   const definition = readVocabularyFile(files, options.vocabularySize);
   const config = readOptional("tokenizer_config.json", files.tokenizerConfigJson);
   const specialTokens = readSpecialTokens(config, readOptional("special_tokens_map.json", files.specialTokensMapJson));
-  const template = readChatTemplate(files, config);
+  const templates = readChatTemplates(files, config);
+  const template = templates.choose(false);
   const encoder = createEncoder(definition, specialTokens);
   const specialIds = new Set(definition.addedTokens.filter((token) => token.special).map((token) => token.id));
   const idOf = (token: string | null): number | null => (token === null ? null : (definition.idOf.get(token) ?? null));
@@ -95,13 +101,7 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
   const stream: Tokenizer["stream"] = ({ skipSpecialTokens = false } = {}) =>
     createTextStream(definition, skipSpecialTokens ? specialIds : new Set());
 
-  const render = (messages: readonly ChatMessage[], { addGenerationPrompt = true, variables = {} }: ChatOptions) => {
-    if (template instanceof TokenizerError) throw template;
-    if (template === null) {
-      throw new TokenizerError(`${printable(files.folderName)}: this model has no chat template`, [
-        "Use --raw to give the prompt as plain text.",
-      ]);
-    }
+  const render = (messages: readonly ChatMessage[], { addGenerationPrompt = true, variables = {} }: ChatOptions): Str => {
     for (const name of Object.keys(variables)) {
       if (!templateVariables.includes(name)) {
         throw new TokenizerError(
@@ -111,15 +111,24 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
         );
       }
     }
-    const tokens = Object.entries(specialTokens).filter(([, token]) => token !== null);
-    return template.render({
-      tools: null,
-      documents: null,
-      ...plainJson(variables),
-      ...Object.fromEntries(tokens.map(([name, token]) => [`${name}_token`, token])),
-      messages,
-      add_generation_prompt: addGenerationPrompt,
-    });
+    const given = Object.entries(variables).filter(([, value]) => value !== undefined);
+    const chosen = templates.choose((variables.tools ?? null) !== null);
+    if (chosen instanceof TokenizerError) throw chosen;
+    if (chosen === null) {
+      throw new TokenizerError(`${printable(files.folderName)}: this model has no chat template`, [
+        "Plain text needs none: phi generate or phi tokenize without --chat.",
+      ]);
+    }
+    return chosen.render(
+      new Map<string, Value>([
+        ["tools", null],
+        ["documents", null],
+        ...tokenVariables(config, specialTokens),
+        ...given.map(([name, value]) => [name, valueOf(value, false)] as const),
+        ["messages", messagesValue(messages)],
+        ["add_generation_prompt", addGenerationPrompt],
+      ]),
+    );
   };
 
   return {
@@ -146,20 +155,16 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
     stream,
     hasChatTemplate: template !== null,
     chatTemplateError: template instanceof TokenizerError ? template : null,
-    renderChat: (messages, chatOptions = {}) => render(checkMessages(messages), chatOptions),
+    renderChat: (messages, chatOptions = {}) => raw(render(checkMessages(messages), chatOptions)),
     encodeChat(messages, { specialInContent = false, ...chatOptions } = {}) {
-      const checked = checkMessages(messages);
-      if (specialInContent) return encoder(render(checked, chatOptions), { allowControl: true });
+      const rendered = render(checkMessages(messages), chatOptions);
+      if (specialInContent) return encoder(raw(rendered), { allowControl: true });
       // A mark inside each look-alike keeps it from matching; it is taken out again before the text is encoded.
-      const source = template instanceof TokenizerError || template === null ? "" : template.source;
-      const mark = unusedCharacter(source + JSON.stringify([checked, chatOptions.variables ?? {}]));
-      const controls = controlTokens(definition, specialTokens).map((token) => token.content);
-      const marked = checked.map((message) => ({ ...markStrings(message, controls, mark), role: message.role }));
-      const rendered = render(marked as ChatMessage[], {
-        ...chatOptions,
-        variables: markStrings(chatOptions.variables ?? {}, controls, mark),
-      });
-      return encoder(rendered, { allowControl: true, mark });
+      const { text, mark } = shielded(
+        rendered,
+        controlTokens(definition, specialTokens).map((token) => token.content),
+      );
+      return encoder(text, { allowControl: true, ...(mark !== undefined && { mark }) });
     },
   };
 }

@@ -9,6 +9,8 @@ import {
   type Tokenizer,
   TokenizerError,
 } from "../../tokenizer/index.ts";
+import { raw } from "../../tokenizer/jinja/text.ts";
+import { valueOf } from "../../tokenizer/trust.ts";
 
 const messages: readonly ChatMessage[] = [{ role: "user", content: "Hi" }];
 
@@ -26,7 +28,8 @@ function caught(run: () => unknown): TokenizerError {
 }
 
 function render(template: string, variables: Record<string, unknown> = { messages }): string {
-  return parseChatTemplate(template, "t").render(variables);
+  const values = Object.entries(variables).map(([name, value]) => [name, valueOf(value, true)] as const);
+  return raw(parseChatTemplate(template, "t").render(new Map(values)));
 }
 
 function load(config: Record<string, unknown> = {}, chatTemplate?: string, name = "phi-4"): Tokenizer {
