@@ -12,7 +12,13 @@ import {
   withoutOldest,
 } from "../library/chat.ts";
 import type { TextModel } from "../library/index.ts";
-import { type ChatMessage, parseExactJson, type Tokenizer, TokenizerError, writeExactJson } from "../tokenizer/index.ts";
+import {
+  type ChatMessage,
+  parseExactJson,
+  type Tokenizer,
+  TokenizerError,
+  writeExactJson,
+} from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { type SamplingCommandOptions, samplingOf } from "./generate.ts";
 import { checkMemory, describeModel, openModel, openModelFolder, type RunOptions } from "./model.ts";

@@ -72,7 +72,10 @@ export function chatForm(tokenizer: Tokenizer, model: ChatModelFacts, asked?: Ch
   const { user, assistant, inside, between } = baseForms[name];
   const part = ({ role, content }: ChatMessage): string => {
     if (typeof content !== "string") {
-      throw new PhiError("usage", `--form ${name}: expected messages whose content is text, got one of the ${printable(role)} without`);
+      throw new PhiError(
+        "usage",
+        `--form ${name}: expected messages whose content is text, got one of the ${printable(role)} without`,
+      );
     }
     if (role === "system") return `${content}${between}`;
     return role === "assistant" ? ` ${content}${between}` : `${user} ${content}${inside}${assistant}`;

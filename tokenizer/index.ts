@@ -19,7 +19,7 @@ import { raw, type Str } from "./jinja/text.ts";
 import type { Value } from "./jinja/values.ts";
 import { checkMessages } from "./messages.ts";
 import { readChatTemplates, tokenVariables } from "./template.ts";
-import { messagesValue, shielded, valueOf } from "./trust.ts";
+import { jsonValue, messagesValue, shielded } from "./trust.ts";
 
 export type { ChatMessage } from "./chat.ts";
 export type { TextStream } from "./decode.ts";
@@ -101,7 +101,10 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
   const stream: Tokenizer["stream"] = ({ skipSpecialTokens = false } = {}) =>
     createTextStream(definition, skipSpecialTokens ? specialIds : new Set());
 
-  const render = (messages: readonly ChatMessage[], { addGenerationPrompt = true, variables = {} }: ChatOptions): Str => {
+  const render = (
+    messages: readonly ChatMessage[],
+    { addGenerationPrompt = true, variables = {} }: ChatOptions,
+  ): Str => {
     for (const name of Object.keys(variables)) {
       if (!templateVariables.includes(name)) {
         throw new TokenizerError(
@@ -124,7 +127,7 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
         ["tools", null],
         ["documents", null],
         ...tokenVariables(config, specialTokens),
-        ...given.map(([name, value]) => [name, valueOf(value, false)] as const),
+        ...given.map(([name, value]) => [name, jsonValue(value, false)] as const),
         ["messages", messagesValue(messages)],
         ["add_generation_prompt", addGenerationPrompt],
       ]),

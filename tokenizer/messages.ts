@@ -39,8 +39,9 @@ export function messageProblem(message: Readonly<Record<string, unknown>>): Mess
     if (Object.values(others).some((value) => value !== undefined && value !== null)) return undefined;
     return { field: "content", expected: "a string", got: content };
   }
-  if (typeof content !== "string" && typeof content !== "object") {
-    return { field: "content", expected: "a string, or a list of parts", got: content };
-  }
-  return undefined;
+  const isText = typeof content === "string";
+  const isParts = Array.isArray(content) && content.every((part) => typeof part === "object" && part !== null);
+  // Tools answer with objects too.
+  const isObject = typeof content === "object" && !Array.isArray(content);
+  return isText || isParts || isObject ? undefined : { field: "content", expected: "a string", got: content };
 }

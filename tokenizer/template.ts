@@ -86,7 +86,8 @@ function namedInConfig(file: string, value: unknown): ReadonlyMap<string, Source
   // `transformers` also keeps them by name in an object.
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
     for (const [name, text] of Object.entries(value)) {
-      if (typeof text !== "string") throw new TokenizerError(`${file}: chat_template.${printable(name)}: expected a string`);
+      if (typeof text !== "string")
+        throw new TokenizerError(`${file}: chat_template.${printable(name)}: expected a string`);
       named.set(name, { file, text });
     }
     return named;

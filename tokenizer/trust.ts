@@ -24,7 +24,7 @@ export function messagesValue(messages: readonly ChatMessage[]): Value {
       for (const [key, value] of entriesOf(message)) {
         if (value === null || value === undefined || !isJson(value)) continue;
         // A role is part of the conversation's form, unless it is written like more than a name.
-        given.set(key, valueOf(value, isTrusted || (key === "role" && /^[\w-]+$/.test(message.role))));
+        given.set(key, jsonValue(value, isTrusted || (key === "role" && /^[\w-]+$/.test(message.role))));
       }
       const named = reasoningFields.find((name) => given.has(name));
       const reasoning = named === undefined ? undefined : given.get(named);
@@ -40,7 +40,7 @@ function isJson(value: unknown): boolean {
 }
 
 /** Plain JSON as a template's value: nothing of the host is in it. Data unless `isTrusted`. */
-export function valueOf(value: unknown, isTrusted: boolean, depth = 0): Value {
+export function jsonValue(value: unknown, isTrusted: boolean, depth = 0): Value {
   if (depth > 1000) throw notJson("values nested too deeply");
   if (typeof value === "string") return isTrusted ? value : untrusted(value);
   if (typeof value === "boolean" || value === null || typeof value === "bigint") return value;
@@ -48,16 +48,20 @@ export function valueOf(value: unknown, isTrusted: boolean, depth = 0): Value {
   if (value instanceof Float) return value.value;
   if (typeof value !== "object") return null;
   const plain = "toJSON" in value && typeof value.toJSON === "function" ? (value.toJSON() as unknown) : value;
-  if (plain !== value) return valueOf(plain, isTrusted, depth + 1);
-  if (Array.isArray(value)) return new List(value.map((item) => valueOf(item, isTrusted, depth + 1)));
+  if (plain !== value) return jsonValue(plain, isTrusted, depth + 1);
+  if (Array.isArray(value)) return new List(value.map((item) => jsonValue(item, isTrusted, depth + 1)));
   const entries = entriesOf(value).filter(([, item]) => isJson(item));
   return new Dict(
-    entries.map(([key, item]) => [isTrusted ? key : untrusted(key), valueOf(item, isTrusted, depth + 1)] as const),
+    entries.map(([key, item]) => [isTrusted ? key : untrusted(key), jsonValue(item, isTrusted, depth + 1)] as const),
   );
 }
 
 function notJson(why: string): TokenizerError {
-  return new TokenizerError(`messages and template variables: expected plain JSON values, got ${printable(why)}`, [], 2);
+  return new TokenizerError(
+    `messages and template variables: expected plain JSON values, got ${printable(why)}`,
+    [],
+    2,
+  );
 }
 
 /** A rendered text in which no control token's text is left that data has a part in, and the mark that was put in it. */
@@ -112,4 +116,3 @@ function unusedCharacter(text: string): string {
   }
   throw new TokenizerError("messages: expected text, got all 32 of Unicode's non-characters U+FDD0 to U+FDEF", [], 2);
 }
-

@@ -1,8 +1,22 @@
 /** Jinja's filters and tests, with the `tojson` of `transformers`. */
-import { concat, cut, isStr, joined, lengthOf, madeOf, raw, recased, replacing, type Str, splitAt, stripped, cutCharacters } from "./text.ts";
+
 import { padded, percent } from "./format.ts";
 import { attribute, bind, capitalized, Group, isLower, isUpper, item, join, replaced, splitLines } from "./methods.ts";
 import { calculate, fixed, parseFloatText, parseInteger, round, toFloat } from "./numbers.ts";
+import {
+  concat,
+  cut,
+  cutCharacters,
+  isStr,
+  joined,
+  lengthOf,
+  madeOf,
+  raw,
+  recased,
+  replacing,
+  type Str,
+  stripped,
+} from "./text.ts";
 import {
   type Arguments,
   compare,
@@ -10,14 +24,14 @@ import {
   Dict,
   equal,
   Fault,
-  hash,
   Host,
-  isIterable,
+  hash,
   Iter,
+  isIterable,
   iterate,
   json,
-  length,
   List,
+  length,
   listOf,
   Markup,
   type Meter,
@@ -147,8 +161,7 @@ function quoted(value: Value, meter: Meter, inQuery: boolean): Str {
   );
 }
 
-function lazily(name: string, source: () => Generator<Value, void, undefined>): Iter {
-  void name;
+function lazily(source: () => Generator<Value, void, undefined>): Iter {
   return new Iter("generator", source());
 }
 
@@ -175,7 +188,7 @@ const units = ["k", "M", "G", "T", "P", "E", "Z", "Y"];
 
 function selecting(isReject: boolean, byAttribute: boolean): (name: string) => Filter {
   return (name) => (value, given, meter) =>
-    lazily(name, function* () {
+    lazily(function* () {
       if (!truth(value)) return;
       const [...rest] = given.positional;
       const path = byAttribute ? rest.shift() : null;
@@ -194,8 +207,8 @@ function selecting(isReject: boolean, byAttribute: boolean): (name: string) => F
     });
 }
 
-const mapping: (name: string) => Filter = (name) => (value, given, meter) =>
-  lazily(name, function* () {
+const mapping: (name: string) => Filter = () => (value, given, meter) =>
+  lazily(function* () {
     if (!truth(value)) return;
     let apply: (candidate: Value) => Value;
     const path = given.named.get("attribute");
@@ -253,7 +266,7 @@ const defaultFilter = filter(["default_value", "boolean"], 0, (value, _, otherwi
 );
 
 const safe = filter([], 0, (value, meter) => new Markup(str(value, meter)));
-const escape = filter([], 0, (value, meter) => new Markup(escaped(value, meter)));
+const escapeFilter = filter([], 0, (value, meter) => new Markup(escaped(value, meter)));
 
 function refused(name: string): Filter {
   return () => {
@@ -273,12 +286,14 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
     if (value instanceof Dict) {
       // Not the key of that name.
       const own = attribute(new Dict(), wanted, meter);
-      return own instanceof Undefined ? new Undefined(`'dict object' has no attribute '${wanted}'`) : attribute(value, wanted, meter);
+      return own instanceof Undefined
+        ? new Undefined(`'dict object' has no attribute '${wanted}'`)
+        : attribute(value, wanted, meter);
     }
     return attribute(value, wanted, meter);
   }),
   batch: filter(["linecount", "fill_with"], 1, (value, meter, count = null, fill = null) =>
-    lazily("batch", function* () {
+    lazily(function* () {
       const size = small(count, "batch");
       let line: Value[] = [];
       for (const next of iterate(value)) {
@@ -309,19 +324,23 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
   count: lengthFilter,
   d: defaultFilter,
   default: defaultFilter,
-  dictsort: filter(["case_sensitive", "by", "reverse"], 0, (value, meter, caseSensitive = false, by = "key", reverse = false) => {
-    const part = raw(text(by, "dictsort"));
-    if (part !== "key" && part !== "value") throw new Fault('dictsort: expected by to be "key" or "value"');
-    if (value instanceof Undefined) throw missing(value);
-    if (!(value instanceof Dict)) throw new Fault(`dictsort: expected a mapping, got ${typeName(value)}`);
-    const key = ([name, content]: readonly [Value, Value]): Value => {
-      const chosen = part === "key" ? name : content;
-      return truth(caseSensitive) ? chosen : lowered(chosen);
-    };
-    return new List(sorted(value.entries(), key, truth(reverse), meter).map((pair) => new List(pair, true)));
-  }),
-  e: escape,
-  escape,
+  dictsort: filter(
+    ["case_sensitive", "by", "reverse"],
+    0,
+    (value, meter, caseSensitive = false, by = "key", reverse = false) => {
+      const part = raw(text(by, "dictsort"));
+      if (part !== "key" && part !== "value") throw new Fault('dictsort: expected by to be "key" or "value"');
+      if (value instanceof Undefined) throw missing(value);
+      if (!(value instanceof Dict)) throw new Fault(`dictsort: expected a mapping, got ${typeName(value)}`);
+      const key = ([name, content]: readonly [Value, Value]): Value => {
+        const chosen = part === "key" ? name : content;
+        return truth(caseSensitive) ? chosen : lowered(chosen);
+      };
+      return new List(sorted(value.entries(), key, truth(reverse), meter).map((pair) => new List(pair, true)));
+    },
+  ),
+  e: escapeFilter,
+  escape: escapeFilter,
   filesizeformat: filter(["binary"], 0, (value, _, binary = false) => {
     const number = isStr(value) ? parseFloatText(raw(value)) : numeric(value);
     if (number === undefined) throw new Fault(`filesizeformat: expected a number, got ${typeName(value)}`);
@@ -360,34 +379,36 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
     const values = given.named.size > 0 ? new Dict(given.named) : new List(given.positional, true);
     return percent(soft(value, meter), values, meter);
   },
-  groupby: filter(["attribute", "default", "case_sensitive"], 1, (value, meter, path = null, otherwise = null, caseSensitive = false) => {
-    const key = keyOf(path, caseSensitive, meter, otherwise);
-    const shown = getter(path, meter, otherwise);
-    const groups: { readonly key: Value; readonly items: Value[] }[] = [];
-    for (const next of sorted(listOf(value, meter), key, false, meter)) {
-      const own = key(next);
-      const last = groups.at(-1);
-      if (last !== undefined && equal(last.key, own, meter)) last.items.push(next);
-      else groups.push({ key: own, items: [next] });
-    }
-    return new List(
-      groups.map(({ key: own, items }) => new Group(truth(caseSensitive) ? own : shown(items[0] ?? null), items)),
-    );
-  }),
+  groupby: filter(
+    ["attribute", "default", "case_sensitive"],
+    1,
+    (value, meter, path = null, otherwise = null, caseSensitive = false) => {
+      const key = keyOf(path, caseSensitive, meter, otherwise);
+      const shown = getter(path, meter, otherwise);
+      const groups: { readonly key: Value; readonly items: Value[] }[] = [];
+      for (const next of sorted(listOf(value, meter), key, false, meter)) {
+        const own = key(next);
+        const last = groups.at(-1);
+        if (last !== undefined && equal(last.key, own, meter)) last.items.push(next);
+        else groups.push({ key: own, items: [next] });
+      }
+      return new List(
+        groups.map(({ key: own, items }) => new Group(truth(caseSensitive) ? own : shown(items[0] ?? null), items)),
+      );
+    },
+  ),
   indent: filter(["width", "first", "blank"], 0, (value, meter, width = 4n, first = false, blank = false) => {
     const source = text(value, "indent");
     const step = isStr(width) ? width : madeOf(" ".repeat(indentOf(width, meter)));
     const lines = splitLines(concat([source, "\n"]));
     meter.size(raw(source).length + lines.length * raw(step).length);
-    const rest = lines.map((line, i) =>
-      i === 0 || (!truth(blank) && raw(line) === "") ? line : concat([step, line]),
-    );
+    const rest = lines.map((line, i) => (i === 0 || (!truth(blank) && raw(line) === "") ? line : concat([step, line])));
     const result = joined(rest, "\n");
     return truth(first) ? concat([step, result]) : result;
   }),
   int: filter(["default", "base"], 0, (value, _, otherwise = 0n, base = 10n) => toInt(value, otherwise, base)),
   items: filter([], 0, (value) =>
-    lazily("items", function* () {
+    lazily(function* () {
       if (value instanceof Undefined) return;
       if (!(value instanceof Dict)) throw new Fault("items: expected a mapping");
       for (const pair of value.entries()) yield new List(pair, true);
@@ -425,7 +446,6 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
   }),
   reverse: filter([], 0, (value, meter) => {
     if (isStr(value)) return concat([...listOf(value, meter)].reverse().map((part) => text(part, "reverse")));
-    if (value instanceof Undefined) throw unsupported("reversing an undefined value");
     const items = [...listOf(value, meter)].reverse();
     return value instanceof Iter ? new List(items) : new Iter("reverse_iterator", items);
   }),
@@ -442,15 +462,14 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
     const scale = calculate("**", 10n, places, meter);
     const scaled = calculate("*", number, scale, meter);
     if (typeof scaled === "number" && !Number.isFinite(scaled)) throw new Fault("round: the number is not finite");
-    const whole =
-      typeof scaled === "bigint" ? scaled : BigInt(how === "ceil" ? Math.ceil(scaled) : Math.floor(scaled));
+    const whole = typeof scaled === "bigint" ? scaled : BigInt(how === "ceil" ? Math.ceil(scaled) : Math.floor(scaled));
     return calculate("/", whole, scale, meter);
   }),
   safe,
   select: selecting(false, false),
   selectattr: selecting(false, true),
   slice: filter(["slices", "fill_with"], 1, (value, meter, slices = null, fill = null) =>
-    lazily("slice", function* () {
+    lazily(function* () {
       const items = listOf(value, meter);
       const count = small(slices, "slice");
       if (count === 0) throw new Fault("division by zero");
@@ -466,12 +485,16 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
       }
     }),
   ),
-  sort: filter(["reverse", "case_sensitive", "attribute"], 0, (value, meter, reverse = false, caseSensitive = false, path = null) => {
-    const paths = isStr(path) ? raw(path).split(",") : [path];
-    const keys = paths.map((one) => keyOf(one, caseSensitive, meter));
-    const key = (next: Value): Value => new List(keys.map((get) => get(next)));
-    return new List(sorted(listOf(value, meter), key, truth(reverse), meter));
-  }),
+  sort: filter(
+    ["reverse", "case_sensitive", "attribute"],
+    0,
+    (value, meter, reverse = false, caseSensitive = false, path = null) => {
+      const paths = isStr(path) ? raw(path).split(",") : [path];
+      const keys = paths.map((one) => keyOf(one, caseSensitive, meter));
+      const key = (next: Value): Value => new List(keys.map((get) => get(next)));
+      return new List(sorted(listOf(value, meter), key, truth(reverse), meter));
+    },
+  ),
   string: filter([], 0, (value, meter) => (value instanceof Markup ? value : str(value, meter))),
   striptags: refused,
   sum: filter(["attribute", "start"], 0, (value, meter, path = null, start = 0n) => {
@@ -494,22 +517,27 @@ const definitions: Readonly<Record<string, (name: string) => Filter>> = {
   trim: filter(["chars"], 0, (value, meter, chars = null) =>
     stripped(soft(value, meter), chars === null ? null : raw(text(chars, "trim")), true, true),
   ),
-  truncate: filter(["length", "killwords", "end", "leeway"], 0, (value, meter, most = 255n, killwords = false, end = "...", leeway = null) => {
-    if (value instanceof Markup) throw unsupported("truncate on a text made by safe or escape");
-    if (!isStr(value)) throw unsupported(`truncate on a ${typeName(value)}`);
-    const limit = small(most, "truncate");
-    const tail = text(end, "truncate");
-    const slack = leeway === null ? 5 : small(leeway, "truncate");
-    if (limit < lengthOf(tail) || slack < 0) throw new Fault("truncate: expected a length that holds the end");
-    meter.charge(raw(value).length / 1000);
-    if (lengthOf(value) <= limit + slack) return value;
-    const kept = cutCharacters(value, 0, limit - lengthOf(tail));
-    if (truth(killwords)) return concat([kept, tail]);
-    const blank = raw(kept).lastIndexOf(" ");
-    return concat([blank < 0 ? kept : cut(kept, 0, blank), tail]);
-  }),
+  truncate: filter(
+    ["length", "killwords", "end", "leeway"],
+    0,
+    (value, _, most = 255n, killwords = false, end = "...", leeway = null) => {
+      if (value instanceof Markup) throw unsupported("truncate on a text made by safe or escape");
+      const limit = small(most, "truncate");
+      const tail = text(end, "truncate");
+      const slack = leeway === null ? 5 : small(leeway, "truncate");
+      if (limit < lengthOf(tail) || slack < 0) throw new Fault("truncate: expected a length that holds the end");
+      const size = length(value);
+      if (size === undefined) throw new Fault(`truncate: expected a text, got ${typeName(value)}`);
+      if (size <= limit + slack) return value;
+      if (!isStr(value)) throw new Fault(`truncate: expected a text, got ${typeName(value)}`);
+      const kept = cutCharacters(value, 0, limit - lengthOf(tail));
+      if (truth(killwords)) return concat([kept, tail]);
+      const blank = raw(kept).lastIndexOf(" ");
+      return concat([blank < 0 ? kept : cut(kept, 0, blank), tail]);
+    },
+  ),
   unique: filter(["case_sensitive", "attribute"], 0, (value, meter, caseSensitive = false, path = null) =>
-    lazily("unique", function* () {
+    lazily(function* () {
       const key = keyOf(path, caseSensitive, meter);
       const seen = new Set<string>();
       for (const next of iterate(value)) {
@@ -584,7 +612,8 @@ function remainder(value: Value, divisor: Value, meter: Meter): Value {
   if (value instanceof Undefined) throw missing(value);
   if (divisor instanceof Undefined) throw missing(divisor);
   const [x, y] = [numeric(value), numeric(divisor)];
-  if (x === undefined || y === undefined) throw new Fault(`expected numbers, got ${typeName(value)} and ${typeName(divisor)}`);
+  if (x === undefined || y === undefined)
+    throw new Fault(`expected numbers, got ${typeName(value)} and ${typeName(divisor)}`);
   return calculate("%", x, y, meter);
 }
 
@@ -626,7 +655,10 @@ const testDefinitions: Readonly<Record<string, (name: string) => Test>> = {
     return length(value) !== undefined;
   }),
   iterable: test([], (value) => isIterable(value)),
-  callable: test([], (value) => (value instanceof Host && value.parts.call !== undefined) || value instanceof Undefined),
+  callable: test(
+    [],
+    (value) => (value instanceof Host && value.parts.call !== undefined) || value instanceof Undefined,
+  ),
   sameas: test(["other"], (value, _, other = null) => {
     if (isStr(value) && isStr(other) && raw(value) === raw(other)) throw unsupported("sameas of equal strings");
     if (typeof value === "number" && value === other) throw unsupported("sameas of equal floats");
@@ -662,4 +694,3 @@ export function testOf(name: string): Test {
 }
 
 export const known = { filter: new Set(filters.keys()), test: new Set(tests.keys()) } as const;
-

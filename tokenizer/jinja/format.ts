@@ -101,7 +101,14 @@ export function formatValue(value: Value, specification: Str, meter: Meter): Str
   if (number === undefined) throw new Fault("expected a number");
   if (typeof number === "bigint" && /^[bdoxXc]?$/.test(type)) {
     if (layout.precision !== null) throw new Fault("a precision does not go with an int");
-    if (type === "c") return padded(character(number), layout.width, layout.align === "" ? "<" : (layout.align as "<"), layout.fill, meter);
+    if (type === "c")
+      return padded(
+        character(number),
+        layout.width,
+        layout.align === "" ? "<" : (layout.align as "<"),
+        layout.fill,
+        meter,
+      );
     return laidOut(number < 0n, integerDigits(number, layout), layout, meter);
   }
   if (!/^[eEfFgG%]?$/.test(type)) throw new Fault(`unknown format code "${type}" for a ${typeName(value)}`);
@@ -246,7 +253,8 @@ export function formatFields(format: Str, given: Arguments, lookup: Lookup, mete
     for (; end < text.length && level > 0; end++) level += text[end] === "{" ? 1 : text[end] === "}" ? -1 : 0;
     if (level > 0) throw new Fault("expected '}' before end of string");
     const field = text.slice(open + 1, end - 1);
-    const [, path = "", conversion, , specificationText] = /^((?:[^[!:]|\[[^\]]*\])*)(?:!([\s\S]))?(:([\s\S]*))?$/.exec(field) ?? [];
+    const [, path = "", conversion, , specificationText] =
+      /^((?:[^[!:]|\[[^\]]*\])*)(?:!([\s\S]))?(:([\s\S]*))?$/.exec(field) ?? [];
     if (path === "" && conversion === undefined && specificationText === undefined && field !== "") {
       throw new Fault(`invalid format field "${field}"`);
     }
@@ -254,7 +262,8 @@ export function formatFields(format: Str, given: Arguments, lookup: Lookup, mete
     let value: Value | undefined;
     if (first === "" || /^\d+$/.test(first)) {
       if (first !== "") isNumbered = true;
-      if (isNumbered && (first === "" || automatic > 0)) throw new Fault("format: numbered and unnumbered fields together");
+      if (isNumbered && (first === "" || automatic > 0))
+        throw new Fault("format: numbered and unnumbered fields together");
       value = given.positional[first === "" ? automatic++ : Number(first)];
       if (value === undefined) throw new Fault("format: not enough positional arguments");
     } else {
@@ -304,7 +313,9 @@ export function strftime(format: string, now: Date): string {
   const pad = (value: number, width = 2, fill = "0"): string => String(value).padStart(width, fill);
   const hour = now.getHours() % 12 === 0 ? 12 : now.getHours() % 12;
   const dayOfYear =
-    Math.round((Date.UTC(now.getFullYear(), now.getMonth(), now.getDate()) - Date.UTC(now.getFullYear(), 0, 1)) / 864e5) + 1;
+    Math.round(
+      (Date.UTC(now.getFullYear(), now.getMonth(), now.getDate()) - Date.UTC(now.getFullYear(), 0, 1)) / 864e5,
+    ) + 1;
   const day = days[now.getDay()] ?? "";
   const month = months[now.getMonth()] ?? "";
   const codes: Readonly<Record<string, () => string>> = {
@@ -347,4 +358,3 @@ export function strftime(format: string, now: Date): string {
     return plain === "" ? text : text.replace(/^[0 ]+(?=.)/, "");
   });
 }
-

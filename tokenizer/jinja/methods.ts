@@ -82,8 +82,22 @@ export function bind(
 
 // ---- strings ---------------------------------------------------------------------------------------------------------
 
+/** The letters that have a third case, for titles. */
+const titleLetters: Readonly<Record<string, string>> = {
+  Ǆ: "\u01c5",
+  ǆ: "\u01c5",
+  Ǉ: "\u01c8",
+  ǉ: "\u01c8",
+  Ǌ: "\u01cb",
+  ǌ: "\u01cb",
+  Ǳ: "\u01f2",
+  ǳ: "\u01f2",
+};
+
 /** One character with a capital, the rest of what it becomes in small letters. */
 function titled(character: string): string {
+  const letter = titleLetters[character];
+  if (letter !== undefined) return letter;
   const [first = "", ...rest] = character.toUpperCase();
   return first + rest.join("").toLowerCase();
 }
@@ -104,6 +118,13 @@ function titleCased(value: Str): Str {
   return concat(parts);
 }
 
+/** How often a part occurs, at most so often. Each takes memory of its own once the text is cut there. */
+function occurrences(text: string, part: string, most: number): number {
+  let count = 0;
+  for (let at = text.indexOf(part); at >= 0 && count < most; at = text.indexOf(part, at + part.length)) count++;
+  return count;
+}
+
 /** `str.replace`, all occurrences where `most` is negative. */
 export function replaced(value: Str, from: Str, to: Str, most: number, meter: Meter): Str {
   const limit = most < 0 ? Number.POSITIVE_INFINITY : most;
@@ -111,11 +132,15 @@ export function replaced(value: Str, from: Str, to: Str, most: number, meter: Me
     // Before each character, and at the end.
     const each = characters(value);
     const count = Math.min(limit, each.length + 1);
+    meter.charge(each.length);
     meter.size(raw(value).length + count * raw(to).length);
     return concat([...each, ""].flatMap((character, i) => (i < count ? [to, character] : [character])));
   }
+  const found = occurrences(raw(value), raw(from), limit);
+  meter.size(raw(value).length + found * raw(to).length);
+  if (typeof value === "string" && typeof to === "string" && most < 0) return value.replaceAll(raw(from), () => to);
+  meter.charge(found);
   const parts = splitAt(value, raw(from), limit);
-  meter.size(raw(value).length + (parts.length - 1) * raw(to).length);
   return joined(parts, to);
 }
 
@@ -160,6 +185,7 @@ function rsplitAt(value: Str, separator: string, most: number): Str[] {
   return parts;
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: Python ends lines at three of them
 const lineEnd = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/g;
 
 export function splitLines(value: Str, keepEnds = false): Str[] {
@@ -200,7 +226,8 @@ function isTitle(value: string): boolean {
   return found;
 }
 
-const digitCharacter = /[\p{Nd}\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089\u2460-\u2468\u2474-\u247c\u2488-\u2490]/u;
+const digitCharacter =
+  /[\p{Nd}\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089\u2460-\u2468\u2474-\u247c\u2488-\u2490]/u;
 
 /** `start` and `end` of find, count and startswith, as offsets in code points. */
 function bounds(value: Str, start: Value | undefined, end: Value | undefined): readonly [number, number] {
@@ -221,8 +248,9 @@ function count(what: string, given: Value | undefined): number {
 type StringMethod = (value: Str, given: Arguments, meter: Meter) => Value;
 
 function plain(what: string, method: (value: Str) => Value): StringMethod {
-  return (value, given) => {
+  return (value, given, meter) => {
     bind(what, given, []);
+    meter.charge(raw(value).length / 100);
     return method(value);
   };
 }
@@ -280,13 +308,15 @@ function split(what: string, fromRight: boolean): StringMethod {
     const [separator = null, most] = bind(what, given, ["sep", "maxsplit"]);
     const limit = count(what, most);
     let parts: Str[];
-    if (separator === null) parts = fromRight ? rsplitBlanks(value, limit) : splitBlanks(value, limit);
-    else {
+    if (separator === null) {
+      meter.charge(raw(value).length / 2);
+      parts = fromRight ? rsplitBlanks(value, limit) : splitBlanks(value, limit);
+    } else {
       const wanted = raw(text(separator, what));
       if (wanted === "") throw new Fault("empty separator");
+      meter.charge(occurrences(raw(value), wanted, limit));
       parts = fromRight ? rsplitAt(value, wanted, limit) : splitAt(value, wanted, limit);
     }
-    meter.charge(parts.length);
     return new List(parts);
   };
 }
@@ -541,7 +571,9 @@ const dunder = /^__\w+__$/;
 export function attribute(object: Value, name: string, meter: Meter): Value {
   if (object instanceof Undefined) throw missing(object);
   if (object instanceof Namespace) {
-    return name.startsWith("_") ? nothing(object, name) : orElse(object.attributes.get(name), () => nothing(object, name));
+    return name.startsWith("_")
+      ? nothing(object, name)
+      : orElse(object.attributes.get(name), () => nothing(object, name));
   }
   if (!name.startsWith("_")) {
     const value = own(object, name, meter);
@@ -583,14 +615,10 @@ export function sliced(object: Value, parts: readonly (Value | null)[], meter: M
   if (object instanceof Undefined) throw missing(object);
   if (object instanceof Markup) throw unsupported("a slice of a text made by safe or escape");
   if (!(isStr(object) || object instanceof List || object instanceof Range)) {
-    if (object instanceof Dict) return new Undefined("a dict has no slices");
-    return new Undefined(`${typeName(object)} object has no slices`);
+    // Jinja makes nothing of it where all is constant, and fails elsewhere.
+    throw unsupported(`a slice of a ${typeName(object)}`);
   }
   const size = isStr(object) ? lengthOf(object) : object instanceof List ? object.items.length : object.length;
-  // A bound that is no int is a TypeError, which Jinja takes for an element that is not there.
-  for (const part of parts) {
-    if (part !== null && typeof numeric(part) !== "bigint") return new Undefined("slice indices must be ints");
-  }
   const [first, second, third] = parts.map((part) => (part === null ? null : small(part, "a slice")));
   const step = third ?? 1;
   if (step === 0) throw new Fault("slice step cannot be zero");

@@ -25,7 +25,8 @@ function floorDivide(a: bigint, b: bigint): bigint {
 
 function power(a: Numeric, b: Numeric, meter: Meter): Numeric {
   if (typeof a === "bigint" && typeof b === "bigint" && b >= 0n) {
-    const size = a === 0n || a === 1n || a === -1n ? 1 : (BigInt.asIntN(64, a) === a ? a.toString(2).length : bits(a)) * Number(b);
+    const size =
+      a === 0n || a === 1n || a === -1n ? 1 : (BigInt.asIntN(64, a) === a ? a.toString(2).length : bits(a)) * Number(b);
     if (size > mostBits) throw unsupported(`an int of more than ${mostBits} bits`);
     meter.charge(size / 1000);
     return a ** b;
@@ -129,7 +130,9 @@ function checkPlaces(places: number): void {
 /** `|value|` with as many digits after the point. */
 export function fixed(value: Numeric, places: number): string {
   checkPlaces(places);
-  const digits = scaled(value, places).toString().padStart(places + 1, "0");
+  const digits = scaled(value, places)
+    .toString()
+    .padStart(places + 1, "0");
   return places === 0 ? digits : `${digits.slice(0, -places)}.${digits.slice(-places)}`;
 }
 
@@ -250,7 +253,8 @@ export function parseInteger(text: string, base: number): bigint | undefined {
   }
   if (!/^[\da-z](?:_?[\da-z])*$/.test(digits)) return undefined;
   digits = digits.replaceAll("_", "");
-  if (digits.length > 4300) throw new Fault(`int(): expected at most 4300 digits, got ${Math.min(digits.length, budget.characters)}`);
+  if (digits.length > 4300)
+    throw new Fault(`int(): expected at most 4300 digits, got ${Math.min(digits.length, budget.characters)}`);
   let value = 0n;
   for (const digit of digits) {
     const number = Number.parseInt(digit, 36);

@@ -17,8 +17,8 @@ import {
   Host,
   Iter,
   iterate,
-  length,
   List,
+  length,
   listOf,
   Markup,
   Meter,
@@ -149,7 +149,8 @@ export class Renderer {
       case "setBlock": {
         const captured = this.#captured(statement.body, scope);
         if (captured === "break" || captured === "continue") return captured;
-        const value = statement.filter === null ? captured.text : this.#evaluate(statement.filter, scope, captured.text);
+        const value =
+          statement.filter === null ? captured.text : this.#evaluate(statement.filter, scope, captured.text);
         this.#assign(statement.target, value, scope);
         return undefined;
       }
@@ -274,7 +275,10 @@ export class Renderer {
         inner.set(parameter, value);
       }
       if (reads.has("caller") && !names.includes("caller")) {
-        inner.set("caller", orElse(named.get("caller"), () => new Undefined("No caller defined")));
+        inner.set(
+          "caller",
+          orElse(named.get("caller"), () => new Undefined("No caller defined")),
+        );
         named.delete("caller");
       }
       if (reads.has("kwargs")) inner.set("kwargs", new Dict(named));
@@ -356,7 +360,8 @@ export class Renderer {
         if (expression.operator === "not") return !truth(value);
         if (value instanceof Undefined) throw missing(value);
         const number = numeric(value);
-        if (number === undefined) throw new Fault(`bad operand type for unary ${expression.operator}: '${typeName(value)}'`);
+        if (number === undefined)
+          throw new Fault(`bad operand type for unary ${expression.operator}: '${typeName(value)}'`);
         return expression.operator === "-" ? -number : number;
       }
       case "and": {
@@ -658,4 +663,3 @@ class Loop {
     return value;
   }
 }
-

@@ -47,7 +47,12 @@ export type Expression =
       readonly name: string;
       readonly given: CallArguments;
     }
-  | { readonly kind: "binary"; readonly operator: BinaryOperator; readonly left: Expression; readonly right: Expression }
+  | {
+      readonly kind: "binary";
+      readonly operator: BinaryOperator;
+      readonly left: Expression;
+      readonly right: Expression;
+    }
   | { readonly kind: "unary"; readonly operator: "+" | "-" | "not"; readonly operand: Expression }
   | { readonly kind: "and" | "or"; readonly left: Expression; readonly right: Expression }
   | { readonly kind: "concat"; readonly parts: readonly Expression[] }
@@ -126,10 +131,7 @@ const tagStart = new RegExp(
 const blockEnd = new RegExp(`\\+%\\}|-%\\}(?:${blank})?|%\\}\\n?`, "y");
 const variableEnd = new RegExp(`-\\}\\}(?:${blank})?|\\}\\}`, "y");
 const commentEnd = new RegExp(`\\+#\\}|-#\\}(?:${blank})?|#\\}\\n?`, "g");
-const rawEnd = new RegExp(
-  `\\{%([-+]?)(?:${blank})?endraw(?:${blank})?(?:\\+%\\}|-%\\}(?:${blank})?|%\\}\\n?)`,
-  "g",
-);
+const rawEnd = new RegExp(`\\{%([-+]?)(?:${blank})?endraw(?:${blank})?(?:\\+%\\}|-%\\}(?:${blank})?|%\\}\\n?)`, "g");
 const parts = {
   blank: new RegExp(blank, "y"),
   float: /(?<!\.)(?:\d+_)*\d+(?:(?:\.(?:\d+_)*\d+)?e[+-]?(?:\d+_)*\d+|\.(?:\d+_)*\d+)/iy,
@@ -259,7 +261,7 @@ const simpleEscapes: Readonly<Record<string, string>> = {
 };
 
 /** A string literal's value: Python's escapes. */
-function unescape(literal: string, place: Place): string {
+function literalText(literal: string, place: Place): string {
   return literal.replace(
     /\\(?:([0-7]{1,3})|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([\s\S]))/g,
     (whole, octal?: string, x?: string, u?: string, long?: string, other?: string) => {
@@ -413,7 +415,8 @@ class Parser {
       case "call":
         return this.#call(place);
       case "filter": {
-        const filter = this.#filter(null);
+        let filter = this.#filter(null);
+        while (this.#skip("|")) filter = this.#filter(filter);
         const body = this.#block(["endfilter"], place);
         this.#at += 1;
         return { kind: "filterBlock", filter, body, place };
@@ -708,8 +711,8 @@ class Parser {
         if (specialNames.has(value)) for (const reads of this.#reads) reads.add(value);
         return { kind: "name", name: value };
       case "string": {
-        let text = unescape(value.slice(1, -1), place);
-        while (this.#is("string")) text += unescape(this.#next().value.slice(1, -1), place);
+        let text = literalText(value.slice(1, -1), place);
+        while (this.#is("string")) text += literalText(this.#next().value.slice(1, -1), place);
         return { kind: "constant", value: text };
       }
       case "integer": {

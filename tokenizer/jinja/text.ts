@@ -77,6 +77,8 @@ export function recased(value: Str, text: string): Str {
 /** Every match of `pattern` (with flag g) replaced by what `replace` makes of its characters. */
 export function replacing(value: Str, pattern: RegExp, replace: (match: string) => string): Str {
   if (typeof value === "string") return value.replace(pattern, replace);
+  if (value.spans[0] === 0 && value.spans[1] === value.text.length)
+    return untrusted(value.text.replace(pattern, replace));
   const parts: Str[] = [];
   let done = 0;
   for (const match of value.text.matchAll(pattern)) {

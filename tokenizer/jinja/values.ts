@@ -2,17 +2,7 @@
  * The values of a template, as Python has them: an int is a bigint, a float a number, a string a `Str`, None null.
  * What they print, how they compare, and how they are written as JSON.
  */
-import {
-  characters,
-  compareText,
-  concat,
-  isStr,
-  lengthOf,
-  raw,
-  replacing,
-  type Str,
-  type Text,
-} from "./text.ts";
+import { characters, compareText, concat, isStr, lengthOf, raw, replacing, type Str, type Text } from "./text.ts";
 
 export type Value =
   | null
@@ -261,6 +251,7 @@ export function text(value: Value, what: string): Str {
 export function* iterate(value: Value): Generator<Value, void, undefined> {
   if (value instanceof Undefined) return;
   if (value instanceof List) yield* value.items;
+  else if (typeof value === "string") yield* value;
   else if (isStr(value)) yield* characters(value);
   else if (value instanceof Dict) yield* value.keys();
   else if (value instanceof Range) for (let i = 0; i < value.length; i++) yield value.at(i);
@@ -388,7 +379,9 @@ export function compare(a: Value, b: Value, sign: string, meter: Meter, depth = 
 export function contains(container: Value, item: Value, meter: Meter): boolean {
   if (isStr(container)) {
     if (!isStr(item)) {
-      throw new Fault(`'in <string>' requires string as left operand, not ${item === null ? "NoneType" : typeName(item)}`);
+      throw new Fault(
+        `'in <string>' requires string as left operand, not ${item === null ? "NoneType" : typeName(item)}`,
+      );
     }
     meter.charge(raw(container).length / 1000);
     return raw(container).includes(raw(item));
@@ -433,9 +426,7 @@ function stringRepr(value: Str): Str {
     if (short !== undefined) return short;
     const code = c.codePointAt(0) ?? 0;
     if (code < 0x100) return `\\x${code.toString(16).padStart(2, "0")}`;
-    return code < 0x10000
-      ? `\\u${code.toString(16).padStart(4, "0")}`
-      : `\\U${code.toString(16).padStart(8, "0")}`;
+    return code < 0x10000 ? `\\u${code.toString(16).padStart(4, "0")}` : `\\U${code.toString(16).padStart(8, "0")}`;
   });
   return concat([quote, escaped, quote]);
 }
@@ -473,29 +464,25 @@ function writeRepr(value: Value, meter: Meter, depth: number, parts: Str[], tota
     }
     put("}");
   };
-  if (isStr(value)) return put(stringRepr(value));
-  if (value instanceof Undefined) return put("Undefined");
-  if (value instanceof List) {
+  if (isStr(value)) put(stringRepr(value));
+  else if (value instanceof Undefined) put("Undefined");
+  else if (value instanceof List) {
     put(value.isTuple ? "(" : "[");
     between(value.items);
-    return put(value.isTuple ? (value.items.length === 1 ? ",)" : ")") : "]");
-  }
-  if (value instanceof Dict) return entries(value.entries());
-  if (value instanceof Namespace) {
+    put(value.isTuple ? (value.items.length === 1 ? ",)" : ")") : "]");
+  } else if (value instanceof Dict) entries(value.entries());
+  else if (value instanceof Namespace) {
     put("<Namespace ");
     entries([...value.attributes]);
-    return put(">");
-  }
-  if (value instanceof Range) {
-    return put(`range(${value.start}, ${value.stop}${value.step === 1n ? "" : `, ${value.step}`})`);
-  }
-  if (value instanceof Markup) throw unsupported("repr of a text made by safe or escape");
-  if (value instanceof Host && value.parts.shown) return put(value.parts.shown(meter, depth));
-  if (value instanceof Host || value instanceof Iter) {
+    put(">");
+  } else if (value instanceof Range) {
+    put(`range(${value.start}, ${value.stop}${value.step === 1n ? "" : `, ${value.step}`})`);
+  } else if (value instanceof Markup) throw unsupported("repr of a text made by safe or escape");
+  else if (value instanceof Host && value.parts.shown) put(value.parts.shown(meter, depth));
+  else if (value instanceof Host || value instanceof Iter) {
     // Python prints an address.
     throw new Fault(`a ${value.typeName} cannot be printed`);
-  }
-  return put(plainText(value));
+  } else put(plainText(value));
 }
 
 function plainText(value: null | boolean | bigint | number): string {
@@ -586,7 +573,10 @@ export function json(value: Value, options: JsonOptions, meter: Meter): Str {
     else if (isStr(item)) put(jsonString(item, ascii));
     else if (item instanceof Markup) put(jsonString(item.text, ascii));
     else if (item instanceof List) {
-      if (item.items.length === 0) return put("[]");
+      if (item.items.length === 0) {
+        put("[]");
+        return;
+      }
       put("[");
       for (const [i, inner] of item.items.entries()) {
         if (i > 0) put(itemSeparator);
@@ -596,10 +586,11 @@ export function json(value: Value, options: JsonOptions, meter: Meter): Str {
       lineBreak(depth);
       put("]");
     } else if (item instanceof Dict) {
-      if (item.size === 0) return put("{}");
-      const entries = sortKeys
-        ? sorted(item.entries(), ([key]) => key, false, meter)
-        : item.entries();
+      if (item.size === 0) {
+        put("{}");
+        return;
+      }
+      const entries = sortKeys ? sorted(item.entries(), ([key]) => key, false, meter) : item.entries();
       put("{");
       for (const [i, [key, inner]] of entries.entries()) {
         if (i > 0) put(itemSeparator);
