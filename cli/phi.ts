@@ -391,7 +391,10 @@ function program(signal: AbortSignal): Command {
     .option("--special", "add the special tokens that the tokenizer puts around a text")
     .option("--chat", "stdin is a JSON array of messages { role, content }; their template is rendered first")
     .option("--no-generation-prompt", "with --chat: do not open the assistant's answer")
-    .option("--special-in-content", "with --chat: control tokens written in a message's text count as such")
+    .option(
+      "--special-in-content",
+      "with --chat: control tokens in any message's text count as such, as in an assistant's",
+    )
     .option("--lossy", "replace invalid UTF-8 on stdin")
     .option("--debug", "a stack trace with every error")
     .action(async (options) => {

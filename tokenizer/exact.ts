@@ -53,7 +53,7 @@ export function parseExactJson(text: string): unknown {
       if (Object.keys(object).some((key, i) => key !== keys[i])) Object.assign(object, { [order]: keys });
       return object;
     }
-    return first.startsWith("-") || (first >= "0" && first <= "9") ? exactNumber(first) : JSON.parse(first);
+    return /^[-\d]/.test(first) ? exactNumber(first) : JSON.parse(first);
   };
   return read(next());
 }

@@ -4,6 +4,7 @@ python3 test/tokenizer/templates.py   (pip install transformers==5.23.0 jinja2==
 
 An expected text of null stands for an error. Nothing here knows of this engine.
 """
+import copy
 import json
 import random
 import pathlib
@@ -297,14 +298,14 @@ def guarded(template, render):
 def snippets():
     result = []
     for template in CHUNKS + MULTILINE:
-        result.append([template, guarded(template, lambda: _compile_jinja_template(template).render(**VARIABLES))])
+        result.append([template, guarded(template, lambda: _compile_jinja_template(template).render(**copy.deepcopy(VARIABLES)))])
     random_ = random.Random(16)
     errors = 0
     while len(result) < len(CHUNKS) + len(MULTILINE) + 900:
         template = "{{ " + expression(random_) + " }}"
         if "**" in template or any(template == other for other, _ in result):
             continue
-        text = guarded(template, lambda: _compile_jinja_template(template).render(**VARIABLES))
+        text = guarded(template, lambda: _compile_jinja_template(template).render(**copy.deepcopy(VARIABLES)))
         if text is None:
             errors += 1
             if errors > 250:
