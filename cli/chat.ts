@@ -12,7 +12,13 @@ import {
   withoutOldest,
 } from "../library/chat.ts";
 import type { TextModel } from "../library/index.ts";
-import { type ChatMessage, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
+import {
+  type ChatMessage,
+  parseExactJson,
+  type Tokenizer,
+  TokenizerError,
+  writeExactJson,
+} from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { type SamplingCommandOptions, samplingOf } from "./generate.ts";
 import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
@@ -267,9 +273,11 @@ class Chat {
   async #load(path: string): Promise<void> {
     const messages = await load(path);
     this.#form.encode([...messages, { role: "user", content: "" }]); // refused before it replaces anything
-    const [first] = messages;
-    this.#system = first?.role === "system" ? first.content : "";
-    this.#messages = first?.role === "system" ? messages.slice(1) : messages;
+    const { role, content, ...others } = messages[0] ?? { role: "" };
+    // A system message of text alone is what /system shows; one with more to it stays as it is.
+    const isPrompt = role === "system" && typeof content === "string" && Object.keys(others).length === 0;
+    this.#system = isPrompt ? content : "";
+    this.#messages = isPrompt ? messages.slice(1) : messages;
   }
 }
 
@@ -319,7 +327,7 @@ async function save(path: string, messages: readonly ChatMessage[]): Promise<voi
   const partial = `${path}.${process.pid}.incomplete`;
   try {
     await writing(path, async () => {
-      await writeFile(partial, `${JSON.stringify({ messages }, null, 2)}\n`, { flag: "wx" });
+      await writeFile(partial, `${writeExactJson({ messages })}\n`, { flag: "wx" });
       await rename(partial, path);
     });
   } catch (error) {
@@ -338,7 +346,7 @@ async function load(path: string): Promise<readonly ChatMessage[]> {
   }
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseExactJson(text);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new PhiError("usage", `${printable(path)}: expected JSON, got ${printable(reason)}`);

@@ -4,7 +4,7 @@ import { open, stat } from "node:fs/promises";
 import { type ModelDescription, PhiError, printable } from "../engine/index.ts";
 import type { TextModel, TextPrompt } from "../library/index.ts";
 import { promptIds } from "../library/text.ts";
-import { TokenizerError } from "../tokenizer/index.ts";
+import { parseExactJson, TokenizerError } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { jsonLine } from "./format.ts";
 import { checkPrompt, collect, type GenerateCommandOptions, outcomeJson, samplingOf } from "./generate.ts";
@@ -205,7 +205,10 @@ function readLine(line: Uint8Array, number: number, options: GenerateCommandOpti
     }
     if (typeof value !== "object" || value === null || Array.isArray(value))
       refuse("the line", "an object", shown(value));
-    return value as Record<string, unknown>;
+    const fields = value as Record<string, unknown>;
+    if (fields.messages === undefined) return fields;
+    // What a template prints of a message keeps its form.
+    return { ...fields, messages: (parseExactJson(text) as typeof fields).messages };
   };
   let id: string | number = number;
   let parsed: ReturnType<typeof parse> | undefined;

@@ -1,7 +1,7 @@
 /** `phi tokenize` and `phi detokenize`: a tokenizer without its model. */
 import { PhiError, printable } from "../engine/index.ts";
 import { loadTokenizer } from "../library/index.ts";
-import type { ChatMessage } from "../tokenizer/index.ts";
+import { type ChatMessage, messageProblem, parseExactJson } from "../tokenizer/index.ts";
 import { readText } from "./input.ts";
 import { openModelFolder } from "./model.ts";
 import { print, printUntrusted } from "./output.ts";
@@ -31,7 +31,7 @@ export async function tokenize(options: TokenizeOptions, signal: AbortSignal): P
   const text = await readText(process.stdin, options.lossy ?? false, signal);
   signal.throwIfAborted();
   const ids = options.chat
-    ? tokenizer.encodeChat(chatMessages(parseStdin(text)), {
+    ? tokenizer.encodeChat(chatMessages(parseStdin(text, parseExactJson)), {
         addGenerationPrompt: options.generationPrompt ?? true,
         specialInContent: options.specialInContent ?? false,
       })
@@ -51,9 +51,9 @@ export async function detokenize(
   await printUntrusted(tokenizer.decode(ids, { skipSpecialTokens: options.skipSpecial ?? false }));
 }
 
-function parseStdin(text: string): unknown {
+function parseStdin(text: string, parse: (text: string) => unknown = JSON.parse): unknown {
   try {
-    return JSON.parse(text);
+    return parse(text);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new PhiError("usage", `stdin: expected JSON, got ${reason.replace(/\s+/g, " ")}`);
@@ -86,9 +86,8 @@ export function chatMessages(value: unknown, source = "stdin"): readonly ChatMes
     if (typeof message !== "object" || message === null || Array.isArray(message)) {
       refuse(where, "an object { role, content }", message);
     }
-    for (const field of ["role", "content"]) {
-      if (typeof message[field] !== "string") refuse(`${where}.${field}`, "a string", message[field]);
-    }
+    const problem = messageProblem(message);
+    if (problem !== undefined) refuse(`${where}.${problem.field}`, problem.expected, problem.got);
   }
   return value;
 }

@@ -1,6 +1,6 @@
 /** Conversations: how a model is talked to, and how its answers stay in the cache from turn to turn. */
-import { PhiError } from "../engine/index.ts";
-import type { ChatMessage, Tokenizer } from "../tokenizer/index.ts";
+import { PhiError, printable } from "../engine/index.ts";
+import { type ChatMessage, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
 
 /**
  * `template`: the model's own chat template. `instruct`: `Instruct: … Output:`, as phi-2's model card has it. `dialogue`:
@@ -22,6 +22,18 @@ const baseForms = {
   instruct: { user: "Instruct:", assistant: "Output:", inside: "\n", between: "\n" },
   dialogue: { user: "Alice:", assistant: "Bob:", inside: "\n\n", between: "\n\n" },
 } as const;
+
+const otherForms = '--form instruct ("Instruct: … Output:") or --form dialogue ("Alice: … Bob:")';
+
+/** By the model's template; where the template itself fails, another form may serve. */
+function encodeByTemplate(tokenizer: Tokenizer, messages: readonly ChatMessage[]): readonly number[] {
+  try {
+    return tokenizer.encodeChat(messages, { addGenerationPrompt: true });
+  } catch (error) {
+    if (!(error instanceof TokenizerError) || error.exitCode !== 3) throw error;
+    throw new TokenizerError(error.message, [`Another form needs no template: ${otherForms}.`], 3, { cause: error });
+  }
+}
 
 /** What is known of a model, to choose its form. */
 export interface ChatModelFacts {
@@ -51,16 +63,20 @@ export function chatForm(tokenizer: Tokenizer, model: ChatModelFacts, asked?: Ch
     throw new PhiError(
       "usage",
       "expected a model with a chat template, got one without, and its name tells no other form",
-      [
-        'Choose one: --form instruct ("Instruct: … Output:") or --form dialogue ("Alice: … Bob:"); or use phi generate.',
-      ],
+      [`Choose one: ${otherForms}; or use phi generate.`],
     );
   }
   if (name === "template") {
-    return { name, stops: [], encode: (messages) => tokenizer.encodeChat(messages, { addGenerationPrompt: true }) };
+    return { name, stops: [], encode: (messages) => encodeByTemplate(tokenizer, messages) };
   }
   const { user, assistant, inside, between } = baseForms[name];
   const part = ({ role, content }: ChatMessage): string => {
+    if (typeof content !== "string") {
+      throw new PhiError(
+        "usage",
+        `--form ${name}: expected messages whose content is text, got one of the ${printable(role)} without`,
+      );
+    }
     if (role === "system") return `${content}${between}`;
     return role === "assistant" ? ` ${content}${between}` : `${user} ${content}${inside}${assistant}`;
   };

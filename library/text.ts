@@ -54,6 +54,8 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
   const rows = await vocabularySize(folder);
   const tokenizerConfigJson = await readSmallFile(folder, "tokenizer_config.json");
   const chatTemplateJinja = await readSmallFile(folder, "chat_template.jinja");
+  const additionalTemplates = await readAdditionalTemplates(folder);
+  const chatTemplateJson = await readSmallFile(folder, "chat_template.json");
   const specialTokensMapJson = await readSmallFile(folder, "special_tokens_map.json");
   return loadTokenizer(
     {
@@ -62,10 +64,22 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
       ...(ranks && { ranks }),
       ...(tokenizerConfigJson && { tokenizerConfigJson }),
       ...(chatTemplateJinja && { chatTemplateJinja }),
+      additionalTemplates,
+      ...(chatTemplateJson && { chatTemplateJson }),
       ...(specialTokensMapJson && { specialTokensMapJson }),
     },
     rows === undefined ? {} : { vocabularySize: rows },
   );
+}
+
+/** Of additional_chat_templates/ the two that conversations are written with; the others are chosen by name alone. */
+async function readAdditionalTemplates(folder: Folder): Promise<Readonly<Record<string, Uint8Array>>> {
+  const found: Record<string, Uint8Array> = {};
+  for (const name of ["default", "tool_use"]) {
+    const bytes = await readSmallFile(folder, `additional_chat_templates/${name}.jinja`);
+    if (bytes !== undefined) found[name] = bytes;
+  }
+  return found;
 }
 
 /** What to say of a folder without a tokenizer. */

@@ -1,7 +1,8 @@
 /**
  * Token ids to text, one id at a time. Decoding a whole sequence is streaming it, so the two cannot differ.
  */
-import type { DecoderStep, Definition } from "./definition.ts";
+import type { DecoderStep } from "./components.ts";
+import type { Definition } from "./definition.ts";
 import { replaceMatches } from "./pattern.ts";
 
 /** Text as it becomes certain. A piece never ends in half a character; the pieces joined are the decoded text. */

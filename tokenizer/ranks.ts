@@ -6,8 +6,9 @@
  */
 import { createMergeTable } from "./bpe.ts";
 import { characterOfByte } from "./decode.ts";
-import { type AddedToken, type Definition, decodeTextFile, gitLfsPointer } from "./definition.ts";
+import type { AddedToken, Definition } from "./definition.ts";
 import { printable, TokenizerError } from "./error.ts";
+import { decodeTextFile, gitLfsPointer } from "./json.ts";
 import { compilePattern } from "./pattern.ts";
 
 export const ranksFile = "cl100k_base.tiktoken";

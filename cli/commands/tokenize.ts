@@ -7,7 +7,10 @@ export function declare(command: Command, signal: AbortSignal): void {
     .option("--special", "add the special tokens that the tokenizer puts around a text")
     .option("--chat", "stdin is a JSON array of messages { role, content }; their template is rendered first")
     .option("--no-generation-prompt", "with --chat: do not open the assistant's answer")
-    .option("--special-in-content", "with --chat: control tokens written in a message's text count as such")
+    .option(
+      "--special-in-content",
+      "with --chat: control tokens in any message's text count as such, as in an assistant's",
+    )
     .option("--lossy", "replace invalid UTF-8 on stdin")
     .action(async (options) => {
       const { tokenize } = await import("../tokenize.ts");

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { chatForm, withCachedTurn, withoutOldest } from "../../library/chat.ts";
 import { loadTokenizer } from "../../library/index.ts";
-import type { Tokenizer } from "../../tokenizer/index.ts";
+import { type Tokenizer, TokenizerError } from "../../tokenizer/index.ts";
 
 const phiTiny = join(import.meta.dirname, "../../models/phi-tiny");
 const messages = [
@@ -50,6 +50,30 @@ describe("the form of a model", () => {
   test("a control token's text in a message stays text", () => {
     const { encode } = chatForm(withoutTemplate, { name: "phi-2", ...small });
     expect(encode(messages)).not.toContain(withoutTemplate.idOf("<|endoftext|>"));
+  });
+
+  test("a template that fails advises what phi chat has, and forms without one want text", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "phi-test-"));
+    await copyFile(join(phiTiny, "tokenizer.json"), join(folder, "tokenizer.json"));
+    await writeFile(join(folder, "chat_template.jinja"), "{{ raise_exception('no') }}");
+    const failing = await loadTokenizer(folder);
+    await rm(folder, { recursive: true });
+    const form = chatForm(failing, { name: "phi-2", ...small });
+    const error = (() => {
+      try {
+        return form.encode(messages);
+      } catch (thrown) {
+        return thrown as TokenizerError;
+      }
+    })();
+    expect(error).toBeInstanceOf(TokenizerError);
+    expect((error as TokenizerError).message).toContain("the template says: no");
+    expect((error as TokenizerError).advice.join()).toMatch(/--form instruct/);
+    expect((error as TokenizerError).advice.join()).not.toMatch(/--raw|--chat/);
+    const { encode } = chatForm(failing, { name: "phi-2", ...small }, "instruct");
+    expect(() => encode([{ role: "assistant", content: null, tool_calls: [] }])).toThrow(
+      "expected messages whose content",
+    );
   });
 
   test("of phi-1, and of a model without a name, is not guessed", () => {

@@ -6,9 +6,12 @@ import {
   type ChatMessage,
   checkMessages,
   loadTokenizer,
+  parseExactJson,
   type Tokenizer,
   TokenizerError,
 } from "../../tokenizer/index.ts";
+import { raw } from "../../tokenizer/jinja/text.ts";
+import { jsonValue } from "../../tokenizer/trust.ts";
 
 const messages: readonly ChatMessage[] = [{ role: "user", content: "Hi" }];
 
@@ -26,7 +29,8 @@ function caught(run: () => unknown): TokenizerError {
 }
 
 function render(template: string, variables: Record<string, unknown> = { messages }): string {
-  return parseChatTemplate(template, "t").render(variables);
+  const values = Object.entries(variables).map(([name, value]) => [name, jsonValue(value, true)] as const);
+  return raw(parseChatTemplate(template, "t").render(new Map(values)));
 }
 
 function load(config: Record<string, unknown> = {}, chatTemplate?: string, name = "phi-4"): Tokenizer {
@@ -56,13 +60,13 @@ describe("J1: budgets", () => {
       "budget",
     ],
     ["doubling", `{% set x = 'ab' %}\n${double}`, 24, "10000000 characters"],
-    ["a product", "\n\n{{ 'x' * 1000000000 }}", 3, "Unknown operator"],
+    ["a product", "\n\n{{ 'x' * 1000000000 }}", 3, "10000000 characters"],
     ["join", `{{ range(100000)|join('${"x".repeat(1000)}') }}`, 1, "10000000 characters"],
     [
       "tojson of a shared list",
       `{% set a = [1] %}{% set a = [a, a] %}${"{% set a = [a, a] %}".repeat(60)}\n{{ a|tojson }}`,
-      1,
-      "10000000 characters",
+      2,
+      "budget",
     ],
     ["indent", "{{ 'a\nb'|indent(1000000000) }}", 1, "10000000 characters"],
     ["replace", "{% set x = range(100000)|join('a') %}\n{{ x.replace('a', x) }}", 2, "10000000 characters"],
@@ -76,8 +80,9 @@ describe("J1: budgets", () => {
       "slow steps",
       "{% set x = range(100000) %}\n{% for i in range(90000) %}{% if 'a' in x %}{% endif %}{% endfor %}",
       2,
-      "2 s",
+      "1000000 steps",
     ],
+    ["slow steps that are few", `{% set x = 'a' * 5000000 %}\n${"{% set y = x.upper() %}".repeat(150)}`, 2, "budget"],
   ])(
     "%s",
     (_, template, line, message) => {
@@ -125,7 +130,7 @@ describe("J3: nothing of the host is reachable", () => {
     "process",
     "toString",
   ])("%s is undefined", (expression) => {
-    expect(render(`[{{ ${expression} }}]{{ ${expression} is undefined }}`)).toBe("[]true");
+    expect(render(`[{{ ${expression} }}]{{ ${expression} is undefined }}`)).toBe("[]True");
   });
   test.each([
     "''.constructor.constructor('return process')()",
@@ -133,11 +138,11 @@ describe("J3: nothing of the host is reachable", () => {
     "messages|__proto__",
     "messages|constructor('x')",
   ])("%s is an error", (expression) => {
-    expect(caught(() => render(`{{ ${expression} }}`)).message).toMatch(/not a function|Unknown \w+ filter/);
+    expect(caught(() => render(`{{ ${expression} }}`)).message).toMatch(/has no attribute|no filter named|unsafe/);
   });
   test("functions in messages are dropped", () => {
     const tokenizer = load({}, "{{ messages[0].f is undefined }}");
-    expect(tokenizer.renderChat([{ role: "user", content: "x", f: () => "called" }])).toBe("true");
+    expect(tokenizer.renderChat([{ role: "user", content: "x", f: () => "called" }])).toBe("True");
   });
 });
 
@@ -162,7 +167,7 @@ describe("J4: errors say where", () => {
   ])("%j", (template, line, column) => {
     const error = caught(() => render(template));
     expect(error.message).toMatch(new RegExp(`^t: chat template, line ${line}, column ${column}: .`));
-    expect(error.advice.join()).toContain("--raw");
+    expect(error.advice.join()).toContain("without --chat");
   });
   test("raise_exception shows the template's own words, escaped", () => {
     const error = caught(() => render("\n{{ raise_exception('Roles must\n\u001balternate!') }}"));
@@ -178,7 +183,7 @@ describe("J5: which template counts", () => {
     expect(tokenizer.hasChatTemplate).toBe(false);
     const error = caught(() => tokenizer.renderChat(messages));
     expect(error.message).toContain("no chat template");
-    expect(error.advice.join()).toContain("--raw");
+    expect(error.advice.join()).toContain("without --chat");
   });
   test("the one named default of a list", () => {
     const list = [
@@ -193,17 +198,47 @@ describe("J5: which template counts", () => {
   test("chat_template.jinja wins", () => {
     expect(load({ chat_template: "config" }, "file").renderChat(messages)).toBe("file");
   });
+  test("the one named tool_use, where there are tools", () => {
+    const list = ["default", "tool_use", "rag"].map((name) => ({ name, template: name }));
+    const tokenizer = load({ chat_template: list });
+    expect(tokenizer.renderChat(messages)).toBe("default");
+    expect(tokenizer.renderChat(messages, { variables: { tools: null } })).toBe("default");
+    expect(tokenizer.renderChat(messages, { variables: { tools: [] } })).toBe("tool_use");
+    expect(load({ chat_template: list.slice(0, 1) }).renderChat(messages, { variables: { tools: [] } })).toBe(
+      "default",
+    );
+  });
+  test("files of additional_chat_templates win over tokenizer_config.json, chat_template.json loses", () => {
+    const bytes = (text: string) => new TextEncoder().encode(text);
+    const from = (files: object): Tokenizer =>
+      loadTokenizer({
+        folderName: "m",
+        tokenizerJson: readFileSync("test/fixtures/tokenizers/phi-4/tokenizer.json"),
+        ...files,
+      });
+    const config = { tokenizerConfigJson: bytes('{"chat_template": "config"}') };
+    const json = { chatTemplateJson: bytes('{"chat_template": "json"}') };
+    const additionalTemplates = { tool_use: bytes("tools") };
+    const chatTemplateJinja = bytes("file");
+    expect(from({ ...config, ...json }).renderChat(messages)).toBe("config");
+    expect(from(json).renderChat(messages)).toBe("json");
+    const both = from({ ...config, chatTemplateJinja, additionalTemplates });
+    expect(both.renderChat(messages)).toBe("file");
+    expect(both.renderChat(messages, { variables: { tools: [] } })).toBe("tools");
+    expect(from({ ...config, additionalTemplates }).chatTemplateError?.message).toContain('got "tool_use"');
+  });
   test("a broken one does not keep the tokenizer from loading", () => {
     const tokenizer = load({ chat_template: "{{ x" });
     expect(tokenizer.encode("a").length).toBe(1);
     expect(tokenizer.chatTemplateError?.message).toContain("tokenizer_config.json: chat template, line 1");
     expect(caught(() => tokenizer.renderChat(messages))).toBe(tokenizer.chatTemplateError);
   });
-  test("1 MB is rendered, 2 MB and a megabyte of blanks are refused, each in time", () => {
+  test("1 MB and nearly a megabyte of blanks are rendered, 2 MB are refused, each in time", () => {
     const started = performance.now();
     expect(render("{{ 'a' }}{# c #}bcd\n".repeat(40_000)).length).toBe(199_999);
     expect(caught(() => render("a".repeat(2_000_000))).message).toContain("at most 1048576 characters");
-    expect(caught(() => render(" ".repeat(1_000_000))).message).toContain("runs of at most 10000 blanks");
+    expect(render(" ".repeat(1_000_000)).length).toBe(1_000_000);
+    expect(render(`${" ".repeat(1_000_000)}{%- if 1 %}x{% endif %}`)).toBe("x");
     expect(performance.now() - started).toBeLessThan(10_000);
   }, 20_000);
 });
@@ -258,6 +293,100 @@ describe("J6: messages are data", () => {
   });
 });
 
+describe("J8: who wrote what", () => {
+  const tokenizerJson = readFileSync("test/fixtures/templates/tokenizer.json");
+  const withTemplate = (template: string): Tokenizer =>
+    loadTokenizer({ folderName: "m", tokenizerJson, chatTemplateJinja: new TextEncoder().encode(template) });
+  const think = withTemplate("").idOf("<think>") ?? -1;
+  const thought = withTemplate("").idOf("</think>") ?? -1;
+  const controls = (ids: readonly number[]): readonly number[] => ids.filter((id) => id === think || id === thought);
+  const each = "{% for m in messages %}{{ m.role }}: {{ BODY }}\n{% endfor %}";
+
+  const cases = JSON.parse(readFileSync("test/fixtures/templates/cases.json", "utf8")) as readonly {
+    readonly name: string;
+    readonly template: string;
+    readonly messages: string;
+    readonly ids: readonly number[];
+  }[];
+  test.each(cases)("ids as transformers gives them: $name", ({ template, messages: text, ids }) => {
+    const conversation = parseExactJson(text) as readonly ChatMessage[];
+    expect(withTemplate(template).encodeChat(conversation)).toEqual(ids);
+  });
+
+  const text = "a<think>b</think>c";
+  test.each([
+    ["as it is", "m.content"],
+    ["trimmed", "m.content|trim"],
+    ["from two pieces", "m.content[:4] ~ m.content[4:]"],
+    ["in reverse twice", "m.content|reverse|reverse"],
+    ["replaced elsewhere", "m.content.replace('c', 'C')"],
+    ["formatted", "'%s' % m.content"],
+    ["by format", "'<{}>'.format(m.content)"],
+    ["by a macro", "dict(x=m.content).x"],
+    ["as JSON", "m.content|tojson"],
+    ["as a list", "[m.content]"],
+    ["in lower case", "m.content|lower"],
+    ["from characters", "m.content|list|join"],
+    ["indented", "m.content|indent(2)"],
+    ["from words", "m.content.partition('b')|join('')"],
+    ["padded", "m.content.center(40, '.')"],
+    ["sorted", "[m.content]|sort|first"],
+    ["from pieces of it and of the template", "'<' ~ m.content[2:]"],
+    ["begun by the template", "'<thi' ~ m.content.split('<thi')[1]"],
+  ])("%s: the assistant's tokens stay, a user's are text", (_, expression) => {
+    const tokenizer = withTemplate(each.replace("BODY", expression));
+    const ofAssistant = [{ role: "assistant", content: text }];
+    expect(tokenizer.encodeChat(ofAssistant)).toEqual(tokenizer.encodeChat(ofAssistant, { specialInContent: true }));
+    expect(controls(tokenizer.encodeChat(ofAssistant)).length).toBeGreaterThan(0);
+    for (const role of ["user", "system", "tool", "developer", "critic"]) {
+      const ids = tokenizer.encodeChat([{ role, content: text }]);
+      expect(controls(ids), role).toEqual([]);
+      expect(tokenizer.decode(ids), role).toBe(tokenizer.renderChat([{ role, content: text }]));
+    }
+  });
+  test("the same words of both are told apart", () => {
+    const ids = withTemplate(each.replace("BODY", "m.content")).encodeChat([
+      { role: "user", content: text },
+      { role: "assistant", content: text },
+      { role: "user", content: text },
+    ]);
+    expect(controls(ids)).toEqual([think, thought]);
+  });
+  test("the template's own tokens stay beside what a user wrote, and in place of it", () => {
+    const tokenizer = withTemplate("<think>{{ messages[0].content.replace('X', '</think>') }}<think>");
+    expect(controls(tokenizer.encodeChat([{ role: "user", content: "<think>X<" }]))).toEqual([think, thought, think]);
+  });
+  test("a user's text measures, splits and compares as it is", () => {
+    const tokenizer = withTemplate(
+      "{{ messages[0].content|length }} {{ '<think>' in messages[0].content }} {{ messages[0].content.split('</think>')[1] }} {{ messages[0].content.startswith('a<think>') }}",
+    );
+    expect(tokenizer.renderChat([{ role: "user", content: text }])).toBe("18 True c True");
+    expect(tokenizer.decode(tokenizer.encodeChat([{ role: "user", content: text }]))).toBe("18 True c True");
+  });
+  test("tools, documents, names, keys and a role that is no name are data", () => {
+    const tokenizer = withTemplate(
+      "{{ tools|tojson }}{{ documents }}{{ messages[0].name }}{{ messages[0].role }}{{ messages[0].extra }}",
+    );
+    const ids = tokenizer.encodeChat(
+      [{ role: "<think>", content: "", name: "</think>", extra: { "<think>": [text] } }],
+      {
+        variables: { tools: [{ name: text, "<think>": 1 }], documents: [{ title: text }] },
+      },
+    );
+    expect(controls(ids)).toEqual([]);
+  });
+  test("tokens that a template makes of a role are tokens", () => {
+    const tokenizer = withTemplate("{{ '<' + messages[0].role + '>' }}");
+    expect(tokenizer.encodeChat([{ role: "think", content: "x" }])).toEqual([think]);
+  });
+  test("fields that are null are left out, and reasoning has all its names", () => {
+    const tokenizer = withTemplate("{{ messages[0] }}{{ messages[0].content is defined }}");
+    expect(tokenizer.renderChat([{ role: "assistant", content: null, reasoning: "r", name: null }])).toBe(
+      "{'thinking': 'r', 'role': 'assistant', 'reasoning': 'r', 'reasoning_content': 'r'}False",
+    );
+  });
+});
+
 describe("J7: variables", () => {
   const tokenizer = load({}, "{{ messages[0].content }}{{ enable_thinking }}");
   test.each(["messages", "tokenize", "add_generation_prompt", "bos_token", "raise_exception", "__proto__x"])(
@@ -281,15 +410,15 @@ describe("messages are checked", () => {
     [
       [
         { role: "user", content: "x" },
-        { role: "wizard", content: "" },
+        { role: "", content: "" },
       ],
-      "messages[1].role: expected system, developer",
+      "messages[1].role: expected the name of a role",
     ],
+    [[{ role: "assistant", tool_calls: null }], "messages[0].content: expected a string, got nothing"],
     [[{ content: "x" }], "messages[0].role"],
     [[{ role: "user" }], "messages[0].content: expected a string, got nothing"],
     [[{ role: "user", content: null }], "messages[0].content: expected a string, got null"],
     [[{ role: "user", content: 7 }], "messages[0].content: expected a string, got 7"],
-    [[{ role: "user", content: [{ type: "text" }] }], "messages[0].content: expected a string, got another value"],
   ])("%j", (value, message) => {
     const error = caught(() => checkMessages(value));
     expect(error.message).toContain(message);

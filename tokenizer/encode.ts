@@ -1,0 +1,69 @@
+/** From a text to ids: added tokens are found, what is between them is normalized, cut into pieces and merged. */
+import { createFinder, splitAtTokens } from "./added.ts";
+import type { AddedToken, Definition } from "./definition.ts";
+import { TokenizerError } from "./error.ts";
+import type { SpecialTokens } from "./files.ts";
+import { createModel } from "./model.ts";
+import { normalize } from "./normalize.ts";
+import { preTokenize } from "./pretokenize.ts";
+
+/** Longest prompt, in UTF-16 units. */
+const longestText = 2 ** 26;
+
+/**
+ * The tokens that steer a model and must not come from data: those marked special, the end and beginning of a text, and
+ * those written like one (`<|tool|>`, `</s>`). Runs of blanks (phi-2) are added tokens too, and harmless.
+ */
+export function controlTokens(definition: Definition, specials: SpecialTokens<string>): readonly AddedToken[] {
+  const named = new Set(Object.values(specials));
+  return definition.addedTokens.filter(
+    (token) => token.special || named.has(token.content) || /^<[^\s].*>$|^\[[A-Z_]+\]$/s.test(token.content),
+  );
+}
+
+export interface EncodeOptions {
+  /** Whether the text of a control token becomes that token. */
+  readonly allowControl: boolean;
+  /** A character to drop once added tokens have been found. */
+  readonly mark?: string;
+}
+
+export function createEncoder(
+  definition: Definition,
+  specials: SpecialTokens<string>,
+): (text: string, options: EncodeOptions) => number[] {
+  const controls = new Set(controlTokens(definition, specials).map((token) => token.id));
+  const raw = definition.addedTokens.filter((token) => !token.normalized || definition.normalizer.length === 0);
+  const normalized = definition.addedTokens.filter((token) => !raw.includes(token));
+  const findRaw = createFinder(raw.map((token) => [token.content, token]));
+  const findNormalized = createFinder(
+    normalized.map((token) => [normalize(token.content, definition.normalizer), token] as const),
+  );
+  const model = createModel(definition, controls);
+
+  return (text, { allowControl, mark }) => {
+    if (text.length > longestText) {
+      throw new TokenizerError(`text: expected at most ${longestText} characters, got ${text.length}`, [], 2);
+    }
+    const wanted = (token: AddedToken): boolean => allowControl || !controls.has(token.id);
+    const ids: number[] = [];
+    for (const part of splitAtTokens(text, findRaw, wanted)) {
+      if (typeof part !== "string") {
+        ids.push(part.id);
+        continue;
+      }
+      const atStart = ids.length === 0;
+      for (const inner of splitAtTokens(normalize(part, definition.normalizer), findNormalized, wanted)) {
+        if (typeof inner !== "string") {
+          ids.push(inner.id);
+          continue;
+        }
+        const plain = mark === undefined ? inner : inner.replaceAll(mark, "");
+        for (const piece of preTokenize(plain, definition.preTokenizer, atStart)) {
+          model(piece, ids, allowControl && mark === undefined);
+        }
+      }
+    }
+    return ids;
+  };
+}

@@ -1,0 +1,57 @@
+/** Normalizers: what is done to a text before it is cut into pieces, step by step, as tokenizer.json lists it. */
+import type { NormalizerStep } from "./components.ts";
+import { TokenizerError } from "./error.ts";
+import { replaceMatches } from "./pattern.ts";
+
+export function normalize(text: string, steps: readonly NormalizerStep[]): string {
+  let result = text;
+  // No normalization makes a character into more than 18 others; what grows faster is an attack.
+  const most = 32 * text.length + 4096;
+  for (const step of steps) {
+    result = normalizeStep(result, step);
+    if (result.length > most) {
+      throw new TokenizerError(
+        `tokenizer.json: normalizer: expected at most ${most} characters from ${text.length}, got ${result.length}`,
+      );
+    }
+  }
+  return result;
+}
+
+function normalizeStep(text: string, step: NormalizerStep): string {
+  switch (step.type) {
+    case "Prepend":
+      return text === "" ? "" : step.content + text;
+    case "Replace":
+      return typeof step.pattern === "string"
+        ? text.split(step.pattern).join(step.content)
+        : replaceMatches(text, step.pattern, step.content);
+    case "Unicode":
+      return text.normalize(step.form);
+    case "Strip": {
+      const left = step.left ? blanksAtStart(text, 0) : 0;
+      const right = step.right ? blanksBefore(text, text.length, left) : text.length;
+      return text.slice(left, right);
+    }
+    case "Lowercase":
+      return text.toLowerCase();
+  }
+}
+
+function isBlank(unit: number): boolean {
+  return unit <= 0x20 || unit >= 0x7f ? /^\p{White_Space}$/u.test(String.fromCharCode(unit)) : false;
+}
+
+/** The offset after the blanks that start at `offset`. */
+export function blanksAtStart(text: string, offset: number): number {
+  let at = offset;
+  while (at < text.length && isBlank(text.charCodeAt(at))) at++;
+  return at;
+}
+
+/** The offset of the first of the blanks that end at `offset`, no earlier than `least`. */
+export function blanksBefore(text: string, offset: number, least: number): number {
+  let at = offset;
+  while (at > least && isBlank(text.charCodeAt(at - 1))) at--;
+  return at;
+}
