@@ -5,7 +5,7 @@ import { controlWords, markBytes, stateWords } from "../kernels/choose/next.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { PhiError } from "./errors.ts";
 import { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
-import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./files/generation.ts";
 import type { Folder } from "./files/source.ts";
 import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./gpu/device.ts";
 import { Graph } from "./graph/graph.ts";

@@ -8,7 +8,7 @@ import { hasProblem } from "./check/problems.ts";
 import { checkKernel, distinctKernels, type KernelCheck, kernelKey } from "./check/selfcheck.ts";
 import { PhiError } from "./errors.ts";
 import { openCheckpoint } from "./files/checkpoint.ts";
-import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./files/generation.ts";
 import type { Folder } from "./files/source.ts";
 import type { Control } from "./generation/control.ts";
 import { type GeneratedToken, type GenerateOptions, type GenerationResult, generate } from "./generation/generate.ts";

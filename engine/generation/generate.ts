@@ -91,11 +91,11 @@ export async function* generate(
   }
   const stopIds = new Set(options.ignoreEos ? [] : (options.stopIds ?? eosIds));
   const vocab = Math.min(engine.architecture.vocab, options.vocabularySize ?? engine.architecture.vocab);
-  const sampler = createSampler(sampling, vocab);
+  const sampler = createSampler(sampling, vocab, [...stopIds]);
   const generated: number[] = [];
   const control = () => controlOf({ sampling, seed: sampler.seed ?? 0n, stopIds: [...stopIds] }, ids, vocab);
   const source =
-    options.logprobs || !canSampleOnGpu(sampling, vocab)
+    options.logprobs || !canSampleOnGpu(sampling, vocab, [...stopIds])
       ? hostSource(engine, ids, generated, sampler, options)
       : gpuSource(engine, ids, generated, sampler.isGreedy ? "greedy" : "sample", control, options);
   let firstTokenMs = 0;
