@@ -37,7 +37,7 @@ const rotary: RopeRules = {
   theta: 1e6,
   partial: undefined,
   types: { default: "default", longrope: "longrope", su: "longrope" },
-  original: { first: "within" },
+  original: { first: "only within" },
 };
 
 export function phimoe(config: ConfigReader): Architecture {

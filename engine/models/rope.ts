@@ -34,10 +34,11 @@ export interface RopeRules {
   /** Its types, by the names that configs have for them. */
   readonly types: Readonly<Partial<Record<string, RopeType>>>;
   /**
-   * longrope's original positions, by where config.json says them. `outside`: beside the rotary fields before within;
-   * `within`: the other way round. `fallback`: where neither does; default: the model's positions.
+   * longrope's original positions, by where config.json says them: `outside`: beside the rotary fields before within;
+   * `within`: the other way round; `only within`: not beside them. `fallback`: where it does not; default: the model's
+   * positions.
    */
-  readonly original: { readonly first: "outside" | "within"; readonly fallback?: number };
+  readonly original: { readonly first: "outside" | "within" | "only within"; readonly fallback?: number };
   /** Keys where they are not those of Hugging Face's own models: of the base, and of what positions are divided by. */
   readonly thetaKey?: string;
   readonly scaleKey?: string;
@@ -130,7 +131,10 @@ function readOriginal(
   const stated = readers.filter((reader) => reader.has(originalKey));
   const [one, other] = stated.map((reader) => reader.integer(originalKey, { min: 2, max: 2 ** 31 - 1 }));
   // A class whose own field has a default never looks within.
-  const original = first === "outside" && fallback !== undefined && !config.has(originalKey) ? fallback : one;
+  const isElsewhere =
+    (first === "outside" && fallback !== undefined && !config.has(originalKey)) ||
+    (first === "only within" && !within.has(originalKey));
+  const original = isElsewhere ? (fallback ?? maxPositions) : one;
   const unread = [one, other].find((value) => value !== undefined && value !== original);
   if (unread !== undefined) within.note(originalKey, `${unread} is not followed: ${original} is, as in transformers`);
   return original ?? fallback ?? maxPositions;

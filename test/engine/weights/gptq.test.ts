@@ -264,7 +264,7 @@ describe("what quantization_config says", () => {
       const { tensors } = randomModule("m", 1, shape);
       const config = { ...base, bits, sym: true, ...(format && { checkpoint_format: format }) };
       const found = await opening(config, undefined, tensors);
-      expect(found?.zerosLessOne).toBe(expected);
+      expect(found?.zerosLessOne("m")).toBe(expected);
       expect(found?.notes.length).toBe((format !== "gptq_v2") === zerosLessOne ? 0 : 1);
     }
   });
