@@ -343,7 +343,10 @@ describe("folders that are refused", () => {
     ],
     [
       "an adapter",
-      { "adapter_config.json": { base_model_name_or_path: "microsoft/phi-2" }, "adapter_model.safetensors": weights(["a"]) },
+      {
+        "adapter_config.json": { base_model_name_or_path: "microsoft/phi-2" },
+        "adapter_model.safetensors": weights(["a"]),
+      },
       /expected a model, got an adapter of microsoft\/phi-2 \(adapter_config\.json\)$/,
       /merge_and_unload/,
     ],

@@ -145,7 +145,14 @@ describe("what is said and asked", () => {
   test("integers as Python takes them", () => {
     const config = read('{"a": 50.0, "b": 5e1, "c": 50.5, "d": "50", "e": NaN, "f": -1, "g": true}');
     expect(["a", "b", "c", "d", "e", "f", "g", "h"].map((key) => config.wholeNumber(key))).toEqual([
-      50, 50, undefined, undefined, undefined, -1, undefined, undefined,
+      50,
+      50,
+      undefined,
+      undefined,
+      undefined,
+      -1,
+      undefined,
+      undefined,
     ]);
   });
 });

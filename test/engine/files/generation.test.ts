@@ -56,13 +56,17 @@ describe("readGenerationDefaults", () => {
       stopStrings: ["END"],
       badWordsIds: [[7], [8, 9]],
     });
-    expect(settings('{"min_length": 9, "stop_strings": ["a", "b"]}')).toEqual({ minLength: 9, stopStrings: ["a", "b"] });
+    expect(settings('{"min_length": 9, "stop_strings": ["a", "b"]}')).toEqual({
+      minLength: 9,
+      stopStrings: ["a", "b"],
+    });
     // min_new_tokens overrides min_length, also with 0.
     expect(settings('{"min_length": 9, "min_new_tokens": 0}')).toEqual({});
   });
 
   test("integers written 50.0, and null", () => {
-    const text = '{"do_sample": true, "top_k": 40.0, "eos_token_id": [50.0], "min_new_tokens": 5e0, "suppress_tokens": [1.0]}';
+    const text =
+      '{"do_sample": true, "top_k": 40.0, "eos_token_id": [50.0], "min_new_tokens": 5e0, "suppress_tokens": [1.0]}';
     expect(defaults("{}", text)).toMatchObject({ topK: 40, eosIds: [50], minNewTokens: 5, suppressTokens: [1] });
     const nulls = `{"do_sample": null, "temperature": null, "top_k": null, "eos_token_id": null, "suppress_tokens": null,
       "bad_words_ids": null, "stop_strings": null, "min_new_tokens": null, "repetition_penalty": null, "num_beams": null}`;
@@ -95,7 +99,10 @@ describe("readGenerationDefaults", () => {
   });
 
   const noted: readonly (readonly [generation: string, notes: readonly RegExp[]])[] = [
-    ['{"temperature": 0.7}', [/^generation_config\.json: "temperature" 0\.7 is not followed: "do_sample" is not true$/]],
+    [
+      '{"temperature": 0.7}',
+      [/^generation_config\.json: "temperature" 0\.7 is not followed: "do_sample" is not true$/],
+    ],
     ['{"top_k": -1, "top_p": NaN, "min_p": "x"}', [/"top_k" -1/, /"top_p" NaN/, /"min_p" "x"/]],
     ['{"temperature": 1.0, "top_k": 50, "top_p": 1, "typical_p": 0.5, "eta_cutoff": 0.1, "top_h": 0.4}', []],
     ['{"do_sample": true, "temperature": 0}', [/"do_sample" is not followed: "temperature" is 0/]],
@@ -131,7 +138,10 @@ describe("readGenerationDefaults", () => {
   });
 
   const refused: readonly (readonly [generation: string, message: RegExp])[] = [
-    ['{"eos_token_id": "</s>"}', /^generation_config\.json: "eos_token_id": expected a token id or a list of them, got "<\/s>"/],
+    [
+      '{"eos_token_id": "</s>"}',
+      /^generation_config\.json: "eos_token_id": expected a token id or a list of them, got "<\/s>"/,
+    ],
     ['{"eos_token_id": [1.5]}', /"eos_token_id": expected a token id/],
     ['{"do_sample": true, "temperature": NaN}', /"temperature": expected a finite number .* got NaN/],
     ['{"do_sample": true, "temperature": -1}', /"temperature": .* got -1/],

@@ -160,7 +160,10 @@ describe("generation_config.json", () => {
 
   /** The logits after `last`, as in the script. */
   const logitsAfter = (last: number) =>
-    Float32Array.from({ length: vocab }, (_, i) => ((i * 7919 + last * 104729 + ((i * last * 31) % 997)) % 1009) / 100 - 5);
+    Float32Array.from(
+      { length: vocab },
+      (_, i) => ((i * 7919 + last * 104729 + ((i * last * 31) % 997)) % 1009) / 100 - 5,
+    );
 
   function differences(changes: Fields, expected: GenerationResult): readonly string[] {
     const found = attempt(() => read(changes));
@@ -170,7 +173,11 @@ describe("generation_config.json", () => {
       if (JSON.stringify(ours) !== JSON.stringify(theirs)) wrong.push(`${what}: ${ours}, not ${theirs}`);
     };
     compare("do_sample", found.doSample, expected.sample);
-    compare("ends", [...found.eosIds], expected.eos.filter((id) => id >= 0 && id < vocab));
+    compare(
+      "ends",
+      [...found.eosIds],
+      expected.eos.filter((id) => id >= 0 && id < vocab),
+    );
     compare("stop", found.stopStrings, expected.stop);
     for (const name of expected.others) {
       const key = noted[name] ?? name;
@@ -192,7 +199,8 @@ describe("generation_config.json", () => {
       const own = createSampler(sampling, vocab, found.eosIds).probabilities(logits, { prompt, generated: [] });
       // Five digits are stored, half a unit of which is up to 5e-5 of a number; a float32 softmax has some more.
       const differs = own.findIndex((p, id) => Math.abs(p - (expected.probabilities?.[id] ?? 0)) > 6e-5 * p + 1e-30);
-      if (differs >= 0) wrong.push(`probability of ${differs}: ${own[differs]}, not ${expected.probabilities[differs]}`);
+      if (differs >= 0)
+        wrong.push(`probability of ${differs}: ${own[differs]}, not ${expected.probabilities[differs]}`);
     }
     return wrong;
   }

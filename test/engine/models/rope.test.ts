@@ -92,12 +92,16 @@ describe("readRope", () => {
     const { rope_theta, ...rest } = longrope;
     expect(read({ ...rest, rope_parameters: parameters }).theta).toBe(10000);
     for (const rope_scaling of [{}, null]) {
-      expect(readNoted({ rope_scaling, rope_parameters: parameters })).toMatchObject({ spec: { theta: 500 }, notes: [] });
+      expect(readNoted({ rope_scaling, rope_parameters: parameters })).toMatchObject({
+        spec: { theta: 500 },
+        notes: [],
+      });
     }
   });
 
   test("longrope's factor and attention_factor count before the ratio of positions", () => {
-    const scaled = (more: object) => read({ ...longrope, rope_scaling: { ...longrope.rope_scaling, ...more } }).longrope;
+    const scaled = (more: object) =>
+      read({ ...longrope, rope_scaling: { ...longrope.rope_scaling, ...more } }).longrope;
     expect(scaled({ factor: 4 })?.long.magnitude).toBeCloseTo(reference.longropeAttentionFactor(4 * 4096, 4096), 12);
     expect(scaled({ factor: 0.5 })?.long.magnitude).toBe(1);
     expect(scaled({ factor: 4, attention_factor: 1.5 })?.short.magnitude).toBe(1.5);

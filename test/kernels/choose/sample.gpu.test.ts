@@ -255,6 +255,11 @@ describe("sample", () => {
     ];
     for (const options of bad) expect(canSampleOnGpu(options, 10)).toBe(false);
     expect(canSampleOnGpu({ temperature: 1 }, 2 ** 24 + 1)).toBe(false);
+    // What is forbidden changes from token to token.
+    expect(canSampleOnGpu({ badWordsIds: [[1, 2]] }, 10)).toBe(false);
+    expect(canSampleOnGpu({ minNewTokens: 2 }, 10, [3])).toBe(false);
+    expect(canSampleOnGpu({ minNewTokens: 2, suppressTokens: [1], badWordsIds: [[2]] }, 10)).toBe(true);
+    expect(canSampleOnGpu({ suppressTokens: [1], temperature: 1e34 }, 10)).toBe(false);
   });
 
   test("mistakes are found", async () => {
