@@ -2,11 +2,12 @@
  * What we read in config.json and generation_config.json against transformers 5.23, on seeded variants
  * (transformers_variants.py writes them). What transformers refuses may be refused or read here, but not fail otherwise.
  */
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { PhiError } from "../../../engine/errors.ts";
 import { readConfig } from "../../../engine/files/config.ts";
 import { readGenerationDefaults } from "../../../engine/files/generation.ts";
+import { openQuantization } from "../../../engine/files/quantization.ts";
 import { createSampler } from "../../../engine/generation/sampler.ts";
 import { Graph } from "../../../engine/graph/graph.ts";
 import { Weights } from "../../../engine/graph/weights.ts";
@@ -40,6 +41,8 @@ interface GenerationResult {
 }
 
 interface Variants {
+  /** Those of transformers' classes, by model and of GenerationConfig. */
+  readonly fields: Readonly<Record<string, readonly string[]>>;
   readonly bases: Readonly<Record<string, Fields>>;
   readonly prompt: readonly number[];
   readonly vocab: number;
@@ -217,5 +220,43 @@ describe("generation_config.json", () => {
     expect(faults.slice(0, 5), `${faults.length} differ`).toEqual([]);
     const compared = variants.generations.filter(([, e]) => typeof e !== "string" && (e.ids ?? e.probabilities));
     expect(compared.length).toBeGreaterThan(200);
+  });
+});
+
+describe("docs/files-model.md", () => {
+  const text = readFileSync(new URL("../../../docs/files-model.md", import.meta.url), "utf8");
+  const named = new Set([...text.matchAll(/`([^`]+)`/g)].map(([, name]) => name));
+
+  test("names every field of transformers' classes", () => {
+    const fields = [...new Set(Object.values(variants.fields).flat())];
+    expect(fields.length).toBeGreaterThan(100);
+    expect(fields.filter((name) => !named.has(name))).toEqual([]);
+  });
+
+  test("names every field that is read", async () => {
+    const asked = new Set<string>();
+    const all = (config: ReturnType<typeof reader>) => {
+      for (const name of config.asked) asked.add(name.slice(name.lastIndexOf(".") + 1));
+    };
+    const models = new URL("../../fixtures/models/", import.meta.url);
+    for (const name of readdirSync(models)) {
+      const config = readConfig("config.json", readFileSync(new URL(`${name}/config.json`, models)));
+      const generation = reader("generation_config.json", { do_sample: true });
+      readGenerationDefaults(config, generation, readArchitecture(config).vocab);
+      for (const one of [config, generation]) all(one);
+    }
+    for (const [kind, changes] of variants.configs) {
+      const config = reader("config.json", { ...variants.bases[kind], ...changes });
+      attempt(() => readArchitecture(config));
+      all(config);
+    }
+    for (const quant_method of ["gptq", "awq"]) {
+      const config = reader("config.json", { quantization_config: { quant_method, bits: 4 } });
+      const read = () => Promise.reject(new Error("there is nothing to read"));
+      await openQuantization({ config, quantizeConfig: undefined, tensors: new Map(), read });
+      all(config);
+    }
+    expect(asked.size).toBeGreaterThan(80);
+    expect([...asked].filter((name) => !named.has(name))).toEqual([]);
   });
 });

@@ -7,9 +7,9 @@ Variants of config.json and generation_config.json, and what Hugging Face transf
 Seeded, so that a second run writes the same. test/engine/files/transformers.test.ts compares.
 """
 
+import dataclasses
 import json
 import logging
-import math
 import random
 import sys
 import warnings
@@ -304,7 +304,9 @@ def main():
     for _ in range(600):
         changes = generation_changes()
         generations.append([changes, attempt(generation_result, changes)])
-    head = {"transformers": transformers.__version__, "bases": bases, "prompt": prompt, "vocab": vocab}
+    fields = {kind: sorted(f.name for f in dataclasses.fields(config_class)) for kind, (config_class, _) in classes.items()}
+    fields["generation"] = sorted(key for key in vars(GenerationConfig()) if not key.startswith("_"))
+    head = {"transformers": transformers.__version__, "fields": fields, "bases": bases, "prompt": prompt, "vocab": vocab}
     print(json.dumps(head)[:-1] + ', "configs": [')
     print(",\n".join(json.dumps(row, separators=(",", ":")) for row in configs))
     print('], "generations": [')

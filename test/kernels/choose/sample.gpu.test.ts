@@ -152,6 +152,8 @@ const chains: readonly SamplingOptions[] = [
   { temperature: 0.8, logitBias: bias },
   { temperature: 0.8, topK: 20, topP: 0.95, minP: 0.01, repetitionPenalty: 1.1, presencePenalty: 0.2, logitBias: bias },
   { repetitionPenalty: 1.5, frequencyPenalty: 0.3, logitBias: bias },
+  { temperature: 1, topP: 0.9, suppressTokens: [3, 17, 40, 41], badWordsIds: [[5], [50]], repetitionPenalty: 1.2 },
+  { suppressTokens: [1, 2, 3, 4, 5, 6, 7, 8, 9] },
 ];
 
 describe("sample", () => {
