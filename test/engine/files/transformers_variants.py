@@ -16,7 +16,7 @@ import warnings
 
 import torch
 import transformers
-from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM, PhiConfig, PhimoeConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, Phi3Config, Phi3ForCausalLM, PhiConfig, PhimoeConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.phi.modeling_phi import PhiRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
@@ -286,6 +286,33 @@ def generation_result(changes):
     return effective
 
 
+# ---- texts of models/phi-tiny
+
+def text_changes():
+    word = lambda: [pick([[12], [591, 271], [14, 348, 590]]), [pick([12, 14, 591, 276]), pick([591, 271, 12])]]
+    result = {"bos_token_id": 0, "eos_token_id": pick([0, [0, 14], 14, 12])}
+    for key, chance, value in (
+        ("repetition_penalty", 0.5, lambda: pick([1.1, 1.5, 8.0])),
+        ("suppress_tokens", 0.5, lambda: pick([[12], [14, 12, 591]])),
+        ("bad_words_ids", 0.5, word),
+        ("min_new_tokens", 0.4, lambda: pick([4, 9])),
+        ("min_length", 0.3, lambda: pick([8, 12])),
+    ):
+        if rng.random() < chance:
+            result[key] = value()
+    return result
+
+
+def text_result(tiny, changes):
+    tiny.generation_config = GenerationConfig.from_dict(json.loads(json.dumps(changes)))
+    ids = torch.tensor([text_prompt])
+    out = tiny.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, pad_token_id=0)
+    return out[0, len(text_prompt):].tolist()
+
+
+text_prompt = [593, 592, 260, 349]
+
+
 def attempt(work, *arguments):
     try:
         return work(*arguments)
@@ -311,6 +338,10 @@ def main():
     print(",\n".join(json.dumps(row, separators=(",", ":")) for row in configs))
     print('], "generations": [')
     print(",\n".join(json.dumps(row, separators=(",", ":")) for row in generations))
+    tiny = AutoModelForCausalLM.from_pretrained("models/phi-tiny", dtype=torch.float32)
+    texts = [[changes, text_result(tiny, changes)] for changes in (text_changes() for _ in range(40))]
+    print('], "textPrompt": ' + json.dumps(text_prompt) + ', "texts": [')
+    print(",\n".join(json.dumps(row, separators=(",", ":")) for row in texts))
     print("]}")
     kinds = lambda rows: sum(isinstance(row[-1], str) for row in rows)
     print(f"{len(configs)} configs, {kinds(configs)} refused; {len(generations)} generation configs, {kinds(generations)} refused", file=sys.stderr)
