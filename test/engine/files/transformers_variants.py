@@ -289,8 +289,8 @@ def generation_result(changes):
 # ---- texts of models/phi-tiny
 
 def text_changes():
-    word = lambda: [pick([[12], [591, 271], [14, 348, 590]]), [pick([12, 14, 591, 276]), pick([591, 271, 12])]]
-    result = {"bos_token_id": 0, "eos_token_id": pick([0, [0, 14], 14, 12])}
+    word = lambda: [pick([[12], [591, 271], [14]]), [pick([12, 14, 591, 276]), pick([591, 271, 12])]]
+    result = {"bos_token_id": 0, "eos_token_id": pick([0, 0, 0, [0, 14], 12])}
     for key, chance, value in (
         ("repetition_penalty", 0.5, lambda: pick([1.1, 1.5, 8.0])),
         ("suppress_tokens", 0.5, lambda: pick([[12], [14, 12, 591]])),
