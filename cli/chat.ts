@@ -191,10 +191,12 @@ class Chat {
       seed === undefined
         ? this.#sampling
         : { ...this.#sampling, seed: BigInt.asUintN(64, BigInt(seed) + this.#turns++) };
+    const { stopStrings = [] } = this.#model.generationDefaults;
+    const stops = this.#options.stop.length > 0 ? this.#options.stop : stopStrings;
     const pieces = this.#model.generate(ids, {
       maxTokens,
       sampling,
-      stop: [...this.#form.stops, ...this.#options.stop],
+      stop: [...this.#form.stops, ...stops],
       signal: answering.signal,
     });
     try {

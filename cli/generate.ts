@@ -218,7 +218,9 @@ export async function collect(
   const { maxTokens, sampling, stop, ignoreEos = false } = options;
   const newIds: number[] = [];
   let text = "";
-  const pieces = model.generate(ids, { maxTokens, sampling, ignoreEos, stop, signal });
+  // Without --stop those of generation_config.json count.
+  const stops = stop.length > 0 ? { stop } : {};
+  const pieces = model.generate(ids, { maxTokens, sampling, ignoreEos, ...stops, signal });
   for (;;) {
     const next = await pieces.next();
     if (next.done) return { text: model.tokenizer && text, ids: newIds, result: next.value };

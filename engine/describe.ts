@@ -4,7 +4,7 @@ import { type KvFormat, kvHeadBytes } from "../kernels/attention/kv/kv.ts";
 import type { ActivationFormat } from "../kernels/linear/linear.ts";
 import { PhiError } from "./errors.ts";
 import { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
-import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./files/generation.ts";
 import type { Folder } from "./files/source.ts";
 import { sequenceBytes } from "./generation/sequence.ts";
 import { adapterName, isSoftwareAdapter, maxBindingBytes } from "./gpu/adapter.ts";

@@ -17,7 +17,7 @@ export {
 } from "./describe.ts";
 export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";
 export { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
-export type { GenerationDefaults } from "./files/config.ts";
+export type { GenerationDefaults } from "./files/generation.ts";
 export {
   type DType,
   readSafetensorsHeader,

@@ -6,7 +6,7 @@ import { type CheckedKernels, checkGeneration, type KernelCheck, prepareKernels 
 import { type TuneKernelsOptions, type TuneReport, tuneKernels } from "./check/tune.ts";
 import { PhiError } from "./errors.ts";
 import { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
-import { type GenerationDefaults, readGenerationDefaults } from "./files/config.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./files/generation.ts";
 import type { Folder } from "./files/source.ts";
 import { type GeneratedToken, type GenerateOptions, type GenerationResult, generate } from "./generation/generate.ts";
 import { type Rows, Sequence, type TraceRows } from "./generation/sequence.ts";

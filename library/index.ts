@@ -76,7 +76,10 @@ export interface LoadOptions extends Omit<EngineLoadOptions, "folder" | "adapter
 export interface TextOptions extends Omit<GenerateOptions, "maxTokens"> {
   /** New tokens at most; default 256. */
   readonly maxTokens?: number;
-  /** The text ends before the first of these, also where one is split over tokens. */
+  /**
+   * The text ends before the first of these, also where one is split over tokens. Default: `stop_strings` of
+   * generation_config.json.
+   */
   readonly stop?: readonly string[];
 }
 
@@ -92,8 +95,8 @@ export interface TextModel extends Omit<EngineModel, "generate"> {
   readonly tokenizer: Tokenizer | undefined;
   /**
    * Continues a text, the messages of a conversation (in the model's chat template) or token ids, and yields a piece for
-   * each new token. What is not in `sampling` is as generation_config.json has it, where that says `do_sample`; else the
-   * likeliest token is taken. The iterator returns why it ended, the seed and the figures. Leaving the loop ends the
+   * each new token. What is not in `sampling` is as generation_config.json has it; without its `do_sample` the likeliest
+   * token is taken. The iterator returns why it ended, the seed and the figures. Leaving the loop ends the
    * generation; while it is neither finished nor left, the model's other calls wait.
    */
   generate(
@@ -185,7 +188,8 @@ function textModel(model: EngineModel, parsed: ParsedTokenizer, name: string, re
     ...model,
     tokenizer,
     notes: [...model.notes, ...parsed.notes],
-    async *generate(prompt, { maxTokens = defaultMaxTokens, stop = [], ...options } = {}) {
+    async *generate(prompt, { maxTokens = defaultMaxTokens, stop: ownStop, ...options } = {}) {
+      const stop = ownStop ?? (tokenizer === undefined ? [] : (model.generationDefaults.stopStrings ?? []));
       if (stop.includes("")) throw new PhiError("usage", "stop: expected at least one character, got an empty string");
       if (stop.length > 0) needed();
       const sampling = samplingUnder(model.generationDefaults, options.sampling ?? {});

@@ -106,10 +106,19 @@ export function promptIds(prompt: TextPrompt, tokenizer: Tokenizer, bosId: numbe
   ]);
 }
 
-/** The options of the draw: the model's own defaults, where it is meant to be sampled, under what was chosen. */
+/**
+ * The options of the draw: the model's own defaults under what was chosen. Those that say how a token is drawn count
+ * where the model is meant to be sampled, those that say which may be chosen always.
+ */
 export function samplingUnder(defaults: GenerationDefaults, chosen: SamplingOptions): SamplingOptions {
-  const { doSample, bosId, eosIds, notes, ...sampling } = defaults;
-  return { ...(doSample && { temperature: 1, ...sampling }), ...chosen };
+  const { doSample, bosId, eosIds, notes, stopStrings, temperature, topK, topP, minP, ...always } = defaults;
+  const drawn: SamplingOptions = {
+    temperature: temperature ?? 1,
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+    ...(minP !== undefined && { minP }),
+  };
+  return { ...(doSample && drawn), ...always, ...chosen };
 }
 
 /** A piece of the answer: a new token and the text that is certain with it. */

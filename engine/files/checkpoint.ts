@@ -6,6 +6,7 @@
 import { PhiError, printable } from "../errors.ts";
 import { type ConfigReader, maxConfigBytes, readConfig } from "./config.ts";
 import { describe, isObject, parseJson } from "./json.ts";
+import { modelNames, tiedHead } from "./names.ts";
 import { foreignFormat, readSafetensorsHeader, type TensorInfo } from "./safetensors.ts";
 import { type ByteSource, type Folder, unsafePath } from "./source.ts";
 
@@ -17,8 +18,10 @@ export interface Checkpoint {
   readonly generationConfig: ConfigReader | undefined;
   /** What a quantizing tool wrote beside config.json; looked for where a tensor is quantized. */
   readonly quantizeConfig: ConfigReader | undefined;
-  /** Every tensor by its name. */
+  /** Every tensor by its name as models have it (`names.ts`). */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** Names in the index that no file holds; refused where a model needs one. */
+  readonly absent: ReadonlySet<string>;
   /** What the user should know, one line each. */
   readonly notes: readonly string[];
   readonly folder: Folder;
@@ -43,42 +46,48 @@ const maxOpenFiles = 16;
 const maxNamesShown = 20;
 
 /**
- * Opens a checkpoint and checks every header. The index says which files count; without one it is model.safetensors, or
- * the only *.safetensors file. Throws a PhiError "checkpoint" that names file and tensor, or "io".
+ * Opens a checkpoint and checks every header. The index says which files count, and their headers which tensors there
+ * are, as in transformers; without an index it is model.safetensors, or the only *.safetensors file. Throws a PhiError
+ * "checkpoint" that names file and tensor, or "io".
  */
 export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
   const files = await folder.list();
   const configText = await readWhole(folder, "config.json", maxConfigBytes);
   if (configText === undefined) {
+    if (files.includes(adapterConfig)) return refuseAdapter(folder);
     throw new PhiError("checkpoint", `${printable(folder.name)}: expected a file config.json, got none`, [
       otherFormats(files) ?? "Give the folder that holds config.json and the *.safetensors files.",
     ]);
   }
-  const config = readConfig("config.json", configText);
+  const written = readConfig("config.json", configText);
   const generationText = await readWhole(folder, "generation_config.json", maxConfigBytes);
   const generationConfig = generationText && readConfig("generation_config.json", generationText);
 
   const weights = await findWeights(folder, files);
-  const notes = [...weights.notes];
   const pool = filePool(folder);
   try {
-    const tensors = new Map<string, TensorInfo>();
-    const others = new Map<string, string>();
-    const unlisted: string[] = [];
+    const stored = new Map<string, TensorInfo>();
     for (const file of weights.files) {
       const header = await pool.use(file, readSafetensorsHeader);
       for (const [name, info] of header.tensors) {
-        const other = tensors.get(name)?.file ?? others.get(name);
+        const other = stored.get(name)?.file;
         if (other !== undefined) refuseTwice(name, other, file);
-        const mapped = weights.map ? weights.map.get(name) : file;
-        if (mapped === file) tensors.set(name, info);
-        else others.set(name, file);
-        if (mapped === undefined) unlisted.push(name);
+        stored.set(name, info);
       }
     }
-    if (weights.map) refuseAbsent(weights.map, tensors);
-    if (unlisted.length > 0)
-      notes.push(`${indexFile} does not name ${unlisted.length} tensors, ignored: ${names(unlisted)}`);
+    const read: Checkpoint["read"] = async (tensor, offsetBytes, lengthBytes, into) => {
+      if (offsetBytes < 0 || lengthBytes < 0 || offsetBytes + lengthBytes > tensor.sizeBytes) {
+        const range = `${offsetBytes} to ${offsetBytes + lengthBytes} of ${tensor.sizeBytes}`;
+        throw new PhiError(
+          "internal",
+          `${tensor.file}: tensor "${printable(tensor.name)}": bytes ${range} do not exist`,
+        );
+      }
+      return pool.use(tensor.file, (source) => source.read(tensor.offsetBytes + offsetBytes, lengthBytes, into));
+    };
+    const index = compareIndex(weights.map, stored);
+    const named = modelNames(stored);
+    const { config, tensors, notes } = await tiedHead(written, named.tensors, read);
     const isQuantized = [...tensors.keys()].some((name) => name.endsWith(".qweight"));
     const quantizeConfig = isQuantized ? await findQuantizeConfig(folder) : undefined;
     return {
@@ -87,18 +96,10 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
       generationConfig,
       quantizeConfig,
       tensors,
-      notes,
+      absent: index.absent,
+      notes: [...weights.notes, ...adapterNotes(files), ...index.notes, ...named.notes, ...notes],
       folder,
-      async read(tensor, offsetBytes, lengthBytes, into) {
-        if (offsetBytes < 0 || lengthBytes < 0 || offsetBytes + lengthBytes > tensor.sizeBytes) {
-          const range = `${offsetBytes} to ${offsetBytes + lengthBytes} of ${tensor.sizeBytes}`;
-          throw new PhiError(
-            "internal",
-            `${tensor.file}: tensor "${printable(tensor.name)}": bytes ${range} do not exist`,
-          );
-        }
-        return pool.use(tensor.file, (source) => source.read(tensor.offsetBytes + offsetBytes, lengthBytes, into));
-      },
+      read,
       async assertUnchanged() {
         for (const file of weights.files) await pool.use(file, (source) => source.assertUnchanged());
       },
@@ -178,8 +179,9 @@ async function findWeights(folder: Folder, files: readonly string[]): Promise<We
     );
   }
   if (hasSingle) return { files: [singleFile], notes: [] };
-  const others = files.filter((file) => file.endsWith(".safetensors") && !file.startsWith("consolidated"));
+  const others = files.filter((file) => file.endsWith(".safetensors") && !/^(?:consolidated|adapter_model)/.test(file));
   const [only] = others;
+  if (only === undefined && files.includes(adapterConfig)) return refuseAdapter(folder);
   if (only !== undefined && others.length === 1)
     return { files: [only], notes: [`weights are read from ${printable(only)}`] };
   const got = others.length > 1 ? `several files: ${names(others)}` : "none";
@@ -233,17 +235,47 @@ function refuseTwice(name: string, first: string, second: string): never {
   );
 }
 
-function refuseAbsent(map: ReadonlyMap<string, string>, tensors: ReadonlyMap<string, TensorInfo>): void {
-  const absent = [...map].filter(([name]) => !tensors.has(name));
-  const [first] = absent;
-  if (!first) return;
-  const files = names([...new Set(absent.map(([, file]) => file))]);
-  const tensorNames = names(absent.map(([name]) => name));
+/** What the index says otherwise than the files: their headers are followed. */
+function compareIndex(
+  map: ReadonlyMap<string, string> | undefined,
+  stored: ReadonlyMap<string, TensorInfo>,
+): { readonly absent: ReadonlySet<string>; readonly notes: readonly string[] } {
+  if (map === undefined) return { absent: new Set(), notes: [] };
+  const absent = [...map.keys()].filter((name) => !stored.has(name));
+  const elsewhere = [...map].filter(([name, file]) => (stored.get(name)?.file ?? file) !== file).map(([name]) => name);
+  const unlisted = [...stored.keys()].filter((name) => !map.has(name));
+  const said = (found: readonly string[], what: string) =>
+    found.length > 0 ? [`${indexFile} ${what.replace("#", `${found.length} tensors`)}: ${names(found)}`] : [];
+  return {
+    absent: new Set(absent),
+    notes: [
+      ...said(absent, "names # that no file holds"),
+      ...said(elsewhere, "names another file than the one that holds it for #"),
+      ...said(unlisted, "does not name #, which are read all the same"),
+    ],
+  };
+}
+
+/** What PEFT saves: the weights that training added to a base model, without that model. */
+const adapterConfig = "adapter_config.json";
+
+async function refuseAdapter(folder: Folder): Promise<never> {
+  const text = await readWhole(folder, adapterConfig, maxConfigBytes);
+  const base = text && readConfig(adapterConfig, text).json("base_model_name_or_path");
+  const of = typeof base === "string" ? ` of ${printable(base)}` : "";
   throw new PhiError(
     "checkpoint",
-    `${indexFile}: expected each tensor in the file it is mapped to, got ${absent.length} that are not in ${files}: ${tensorNames}`,
-    ["The index and the files are from different versions of the checkpoint: download both again."],
+    `${printable(folder.name)}: expected a model, got an adapter${of} (${adapterConfig})`,
+    [
+      "An adapter holds only what was trained beside its base model. Merge the two and load the result:",
+      "in Python, AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW).",
+    ],
   );
+}
+
+/** transformers applies an adapter that lies beside a model. */
+function adapterNotes(files: readonly string[]): readonly string[] {
+  return files.includes(adapterConfig) ? [`the adapter beside the model (${adapterConfig}) is not applied`] : [];
 }
 
 /** Names for a message: the first 20 and how many more. */

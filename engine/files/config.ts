@@ -1,7 +1,7 @@
 /**
  * Reads fields of config.json and generation_config.json: each with its type, its range and, where the published
  * configs leave it out, its fallback. What no one asks for is ignored (`auto_map`, URLs, anything unknown), so nothing
- * in a config can make the engine load or run anything.
+ * in a config can make the engine load or run anything. docs/files-model.md lists the fields.
  */
 
 import { PhiError, printable } from "../errors.ts";
@@ -28,6 +28,14 @@ export function readConfig(file: string, text: Uint8Array): ConfigReader {
   return new ConfigReader(file, root);
 }
 
+/** What the readers of one file, nested ones too, have in common. */
+interface ReadLog {
+  readonly notes: string[];
+  readonly asked: Set<string>;
+  /** Of the object within the file: "rope_scaling.". */
+  readonly path: string;
+}
+
 /**
  * An object of a config file. Every look-up either returns what was asked for or throws a PhiError "checkpoint" that
  * names the field, what is allowed and what stands there. `null` counts as absent; a fallback stands for absence only.
@@ -36,14 +44,43 @@ export class ConfigReader {
   /** The file, and for a nested object its field: "config.json: rope_scaling". */
   readonly file: string;
   readonly #fields: JsonObject;
+  readonly #log: ReadLog;
 
-  constructor(file: string, fields: JsonObject) {
+  constructor(file: string, fields: JsonObject, log: ReadLog = { notes: [], asked: new Set(), path: "" }) {
     this.file = file;
     this.#fields = fields;
+    this.#log = log;
+  }
+
+  /** What the user should know of fields that were read and are not followed, one line each, in nested objects too. */
+  get notes(): readonly string[] {
+    return this.#log.notes;
+  }
+
+  /** The fields that were asked for so far, `object.field` in nested ones. */
+  get asked(): ReadonlySet<string> {
+    return this.#log.asked;
+  }
+
+  /** Adds to the notes, once: `config.json: "type" is not followed: why`. */
+  note(key: string, text: string): void {
+    const line = `${this.file}: "${printable(key)}" ${text}`;
+    if (!this.#log.notes.includes(line)) this.#log.notes.push(line);
+  }
+
+  /** The same fields with another value of one. */
+  with(key: string, value: Json): ConfigReader {
+    return new ConfigReader(this.file, new Map([...this.#fields, [key, value]]), this.#log);
   }
 
   #value(key: string): Json | undefined {
+    this.#log.asked.add(this.#log.path + key);
     return this.#fields.get(key) ?? undefined;
+  }
+
+  /** The field as it was parsed; undefined where it is absent or null. */
+  json(key: string): Json | undefined {
+    return this.#value(key);
   }
 
   /** Whether the field is present and not null. */
@@ -133,12 +170,18 @@ export class ConfigReader {
     );
   }
 
+  /** A number as Python takes one where it wants an integer: `50.0` is 50; absent or anything else is undefined. */
+  wholeNumber(key: string): number | undefined {
+    return wholeNumber(this.#value(key));
+  }
+
   /** A nested object, or undefined if absent. */
   object(key: string): ConfigReader | undefined {
     const value = this.#value(key);
     if (value === undefined) return undefined;
     if (!isObject(value)) return this.fail(key, "an object");
-    return new ConfigReader(`${this.file}: ${printable(key)}`, value);
+    const { notes, asked, path } = this.#log;
+    return new ConfigReader(`${this.file}: ${printable(key)}`, value, { notes, asked, path: `${path}${key}.` });
   }
 
   /** Refuses a field: `config.json: "rope_theta": expected a finite number above 0, got NaN`. */
@@ -163,6 +206,12 @@ function finite(value: Json | undefined): number | undefined {
   return Number.isFinite(number) ? number : undefined;
 }
 
+/** The integer that a number stands for, written as one or not (`50.0`, `5e1`). */
+export function wholeNumber(value: Json | undefined): number | undefined {
+  const number = finite(value);
+  return Number.isSafeInteger(number) ? number : undefined;
+}
+
 interface Range {
   readonly min?: number;
   readonly above?: number;
@@ -181,75 +230,4 @@ function rangeText({ min, above, max }: Range): string {
   const low = above !== undefined ? ` above ${above}` : min !== undefined ? ` of at least ${min}` : "";
   const high = max !== undefined ? ` up to ${max}` : "";
   return low + high;
-}
-
-/** What a checkpoint says about how its text is to be generated; absent fields are the caller's to default. */
-export interface GenerationDefaults {
-  readonly bosId: number | undefined;
-  /** Tokens that end the text; may be empty. */
-  readonly eosIds: readonly number[];
-  /** False: greedy, and the fields below do not apply. */
-  readonly doSample: boolean;
-  readonly temperature?: number;
-  /** 0 is off. */
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly minP?: number;
-  readonly repetitionPenalty?: number;
-  /** What was read and is not followed, one line each. */
-  readonly notes: readonly string[];
-}
-
-/**
- * Reads the generation settings: generation_config.json first, as transformers does, then config.json for the ids of
- * BOS and EOS. Throws a PhiError "checkpoint" for a value that a command line option would not accept either.
- */
-export function readGenerationDefaults(
-  config: ConfigReader,
-  generation: ConfigReader | undefined,
-  vocabularySize: number,
-): GenerationDefaults {
-  const ids = { min: 0, max: vocabularySize - 1 };
-  const notes: string[] = [];
-  const idsOf = (key: string) => {
-    if (!generation?.has(key)) return config.integers(key, ids);
-    try {
-      config.integers(key, ids);
-    } catch (error) {
-      if (!(error instanceof PhiError)) throw error;
-      notes.push(`${error.message}; ${generation.file} is followed`);
-    }
-    return generation.integers(key, ids);
-  };
-  for (const key of ["torch_dtype", "dtype"]) {
-    if (!config.has(key)) continue;
-    try {
-      config.oneOf(key, ["float32", "float16", "bfloat16", "auto"]);
-    } catch (error) {
-      if (!(error instanceof PhiError)) throw error;
-      notes.push(`${error.message}; the tensors' own types are followed`);
-    }
-  }
-  const [bosId] = idsOf("bos_token_id");
-  const eosIds = idsOf("eos_token_id");
-  if (!generation) return { bosId, eosIds, doSample: false, notes };
-
-  const doSample = generation.boolean("do_sample", false);
-  const sampling = {
-    ...(generation.has("temperature") && { temperature: generation.number("temperature", { min: 0 }) }),
-    ...(generation.has("top_k") && { topK: generation.integer("top_k", { min: 0, max: 2 ** 31 - 1 }) }),
-    ...(generation.has("top_p") && { topP: generation.number("top_p", { min: 0, max: 1 }) }),
-    ...(generation.has("min_p") && { minP: generation.number("min_p", { min: 0, max: 1 }) }),
-    ...(generation.has("repetition_penalty") && {
-      repetitionPenalty: generation.number("repetition_penalty", { above: 0 }),
-    }),
-  };
-  const { file } = generation;
-  if (!doSample && sampling.temperature !== undefined && sampling.temperature !== 1) {
-    notes.push(`${file}: "temperature" ${sampling.temperature} is not followed: "do_sample" is not true`);
-  }
-  if (doSample && sampling.temperature === 0) notes.push(`${file}: "do_sample" is not followed: "temperature" is 0`);
-  const beams = generation.integer("num_beams", { min: 1, max: 1000, fallback: 1 });
-  if (beams > 1) notes.push(`${file}: "num_beams" ${beams} is not followed: beam search is not supported`);
-  return { bosId, eosIds, doSample, ...sampling, notes };
 }

@@ -6,6 +6,7 @@
 import { printable } from "../errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { ConfigReader } from "./config.ts";
+import type { TensorInfo } from "./safetensors.ts";
 
 /** What a checkpoint says of its quantized modules; which modules those are, their tensors tell. */
 export interface Quantization {
@@ -19,8 +20,11 @@ export interface Quantization {
   readonly descAct: boolean;
   /** Whether the zero point is the middle of the range in all groups. */
   readonly sym: boolean;
-  /** GPTQ v1 stores each zero point less one; v2 and AWQ store it as it is. */
-  readonly zerosLessOne: boolean;
+  /**
+   * Whether a module stores each zero point less one, as GPTQ v1 does; v2 and AWQ store it as it is. By the module's own
+   * zeros where they tell, else by those of the others, else as the file says.
+   */
+  zerosLessOne(module: string): boolean;
   /** Whether modules may have their own bits and groups (`dynamic` of GPTQModel), which their shapes tell. */
   readonly varies: boolean;
   readonly notes: readonly string[];
@@ -64,28 +68,54 @@ export async function openQuantization(
     const fields = differing.map((key) => `"${key}" is ${own.show(key)}, not ${file.show(key)}`).join("; ");
     if (fields !== "") notes.push(`config.json is followed where ${file.file} says otherwise: ${fields}`);
   }
-  const zerosLessOne = (await zerosSeen(said, checkpoint)) ?? said.zerosLessOne;
-  if (zerosLessOne !== said.zerosLessOne) {
-    const version = zerosLessOne ? "v1 (less one)" : "v2";
-    notes.push(`${source.file}: its zero points are those of GPTQ ${version}, whatever "checkpoint_format" says`);
+  const seen = await zerosSeen(said, checkpoint);
+  const versions = new Set(seen.values());
+  const others = versions.size === 1 ? seen.values().next().value : undefined;
+  const differing = [...seen.values()].filter((lessOne) => lessOne !== said.isLessOne).length;
+  if (differing > 0) {
+    const version = said.isLessOne ? "v2" : "v1 (less one)";
+    const of = differing === seen.size ? "its zero points" : `the zero points of ${differing} modules`;
+    notes.push(`${source.file}: ${of} are those of GPTQ ${version}, whatever "checkpoint_format" says`);
   }
-  return { ...said, zerosLessOne, notes };
+  const { isLessOne, ...rest } = said;
+  return { ...rest, zerosLessOne: (module) => seen.get(module) ?? others ?? isLessOne, notes };
 }
 
+/** What a config says, before the zeros are looked at. */
+type Said = Omit<Quantization, "notes" | "zerosLessOne"> & { readonly isLessOne: boolean };
+
+/** Tensors of zeros that are read at the same time. */
+const readAtOnce = 16;
+/** Of each so much is looked at. */
+const zerosBytes = 1 << 16;
+
 /**
- * Whether zeros are stored less one, where that can be seen: in symmetric quantization all are the middle of the range.
- * Some checkpoints of GPTQModel 5 say "gptq" and hold the zeros of v2 (vllm-project/vllm #38966).
+ * By module, whether its zeros are stored less one, where that can be seen: in symmetric quantization all are the middle
+ * of the range. Some checkpoints of GPTQModel 5 say "gptq" and hold the zeros of v2 (vllm-project/vllm #38966). A rule of
+ * `dynamic` may make single modules asymmetric: their zeros tell nothing.
  */
 async function zerosSeen(
-  { method, sym, bits, varies }: Omit<Quantization, "notes">,
+  { method, sym }: Said,
   { tensors, read }: Pick<Checkpoint, "tensors" | "read">,
-): Promise<boolean | undefined> {
-  const zeros = [...tensors.values()].find(({ name, dtype }) => name.endsWith(".qzeros") && dtype === "I32");
-  if (zeros === undefined || zeros.sizeBytes === 0 || method !== "gptq" || !sym || varies) return undefined;
-  const bytes = await read(zeros, 0, Math.min(zeros.sizeBytes, 1 << 16));
-  const middle = bits === 4 ? 0x88 : 0x80; // as bytes, of one 8-bit zero or two of 4 bits
-  const lessOne = bits === 4 ? 0x77 : 0x7f;
-  return bytes.every((byte) => byte === middle) ? false : bytes.every((byte) => byte === lessOne) ? true : undefined;
+): Promise<ReadonlyMap<string, boolean>> {
+  const seen = new Map<string, boolean>();
+  if (method !== "gptq" || !sym) return seen;
+  const all = [...tensors.values()].filter(
+    ({ name, dtype, sizeBytes }) => name.endsWith(".qzeros") && dtype === "I32" && sizeBytes > 0,
+  );
+  for (let first = 0; first < all.length; first += readAtOnce) {
+    const batch = all.slice(first, first + readAtOnce);
+    const start = (tensor: TensorInfo) => read(tensor, 0, Math.min(tensor.sizeBytes, zerosBytes));
+    for (const [i, bytes] of (await Promise.all(batch.map(start))).entries()) {
+      const module = (batch[i]?.name ?? "").replace(/\.qzeros$/, "");
+      const only = bytes[0] ?? 0;
+      if (!bytes.every((byte) => byte === only)) continue;
+      // Of 8 bits, or twice of 4.
+      if (only === 0x88 || only === 0x80) seen.set(module, false);
+      if (only === 0x77 || only === 0x7f) seen.set(module, true);
+    }
+  }
+  return seen;
 }
 
 function readMethod(source: ConfigReader, isOwnFile: boolean): "gptq" | "awq" {
@@ -103,7 +133,7 @@ function readGroup(source: ConfigReader, key: string): number | undefined {
   return group === -1 ? undefined : group;
 }
 
-function readGptq(source: ConfigReader): Omit<Quantization, "notes"> {
+function readGptq(source: ConfigReader): Said {
   for (const key of ["zero_point", "version", "w_bit", "q_group_size"]) {
     if (source.has(key)) source.fail(key, "no such field beside GPTQ's: it is one of AWQ's");
   }
@@ -121,12 +151,12 @@ function readGptq(source: ConfigReader): Omit<Quantization, "notes"> {
     groupCols: readGroup(source, "group_size"),
     descAct: source.boolean("desc_act", false),
     sym: source.boolean("sym", true),
-    zerosLessOne: version === "gptq",
+    isLessOne: version === "gptq",
     varies: source.has("dynamic") && (source.object("dynamic")?.keys().length ?? 0) > 0,
   };
 }
 
-function readAwq(source: ConfigReader): Omit<Quantization, "notes"> {
+function readAwq(source: ConfigReader): Said {
   const bitsKey = source.has("w_bit") ? "w_bit" : "bits";
   const bits = source.integer(bitsKey, { min: 1, max: 32 });
   if (bits !== 4) return source.fail(bitsKey, "4", advice);
@@ -140,7 +170,7 @@ function readAwq(source: ConfigReader): Omit<Quantization, "notes"> {
     groupCols: readGroup(source, source.has("q_group_size") ? "q_group_size" : "group_size"),
     descAct: false,
     sym: !source.boolean("zero_point", true),
-    zerosLessOne: false,
+    isLessOne: false,
     varies: source.has("dynamic") && (source.object("dynamic")?.keys().length ?? 0) > 0,
   };
 }

@@ -1,7 +1,7 @@
 /** Sampling options as the GPU's sampler takes them: the words of `Control` and of the marks in kernels/choose/next.wgsl. */
 
 import { controlWords, markBytes } from "../../kernels/choose/next.ts";
-import type { SamplingOptions } from "./sampler.ts";
+import { forbidden, type SamplingOptions } from "./sampler.ts";
 
 /** What the choosers of a generation are told. */
 export interface Control {
@@ -15,9 +15,25 @@ const temperatures = { least: 1.2e-38, most: 1e36 };
 /** Of biases and penalties: what is beyond leaves too few digits of a float32 logit. */
 const mostChange = 1000;
 const lowest = -3e38;
+/**
+ * The bias of an id that is never chosen: no logit reaches up from there, no penalty makes it overflow, and at the
+ * temperatures below its weight is 0.
+ */
+const never = -1e35;
+const mostTemperatureOfNever = 1e33;
 
-/** Whether float32 is enough for these options, so that the GPU draws what the host would. */
-export function canSampleOnGpu(options: SamplingOptions, vocabularySize: number): boolean {
+/**
+ * Whether float32 is enough for these options, so that the GPU draws what the host would, and whether what is forbidden
+ * is the same for every token. `stopIds` are those that end the text.
+ */
+export function canSampleOnGpu(
+  options: SamplingOptions,
+  vocabularySize: number,
+  stopIds: readonly number[] = [],
+): boolean {
+  const { ids, sequences, ends } = forbidden(options, stopIds);
+  if (sequences.length > 0 || ends.length > 0) return false;
+  if (ids.length > 0 && (options.temperature ?? 0) > mostTemperatureOfNever) return false;
   const { temperature = 0, repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
   if (temperature !== 0 && !(temperature >= temperatures.least && temperature <= temperatures.most)) return false;
   const changes = [repetitionPenalty, 1 / repetitionPenalty, presencePenalty, frequencyPenalty];
@@ -34,7 +50,8 @@ export function controlOf(
   const { temperature = 0, topK = 0, topP = 1, minP = 0 } = sampling;
   const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = sampling;
   const hasPenalties = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
-  const hasMarks = hasPenalties || (sampling.logitBias?.size ?? 0) > 0;
+  const out = forbidden(sampling, stopIds).ids;
+  const hasMarks = hasPenalties || (sampling.logitBias?.size ?? 0) > 0 || out.length > 0;
   const words = new Uint32Array(controlWords.all);
   const floats = new Float32Array(words.buffer);
   const set64 = (word: number, value: bigint) => {
@@ -59,6 +76,7 @@ export function controlOf(
   const marks = new Uint32Array((vocabularySize * markBytes) / 4);
   const biases = new Float32Array(marks.buffer);
   for (const [id, bias] of sampling.logitBias ?? []) biases[2 * id] = bias;
+  for (const id of out) if (id < vocabularySize) biases[2 * id] = never;
   for (const id of prompt) marks[2 * id + 1] = 0x80000000;
   return { words, marks };
 }

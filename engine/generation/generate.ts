@@ -94,11 +94,11 @@ export async function* generate(
     sequence.runtime.architecture.vocab,
     options.vocabularySize ?? sequence.runtime.architecture.vocab,
   );
-  const sampler = createSampler(sampling, vocab);
+  const sampler = createSampler(sampling, vocab, [...stopIds]);
   const generated: number[] = [];
   const control = () => controlOf({ sampling, seed: sampler.seed ?? 0n, stopIds: [...stopIds] }, ids, vocab);
   const source =
-    options.logprobs || !canSampleOnGpu(sampling, vocab)
+    options.logprobs || !canSampleOnGpu(sampling, vocab, [...stopIds])
       ? hostSource(sequence, ids, generated, sampler, options)
       : gpuSource(sequence, ids, generated, sampler.isGreedy ? "greedy" : "sample", control, options);
   let firstTokenMs = 0;

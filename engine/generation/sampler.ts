@@ -7,14 +7,17 @@
  *      prompt or among the new tokens is divided by the penalty if positive, multiplied by it if negative.
  *   3. frequency and presence penalty, over the NEW tokens only, as OpenAI and vLLM have them: the logit loses
  *      `frequency * times said` and, once said at all, `presence`. The prompt does not count.
- *   4. temperature: logits are divided by it. 0 ends the chain here: the largest logit wins.
- *   5. top-k: the k likeliest tokens stay.
- *   6. top-p: the shortest list of the likeliest tokens that makes up at least the share p of what top-k left
+ *   4. what must not come: the last id of a forbidden sequence whose others are the last ids so far, ids that end the
+ *      text before it is long enough, and suppressed ids are out.
+ *   5. temperature: logits are divided by it. 0 ends the chain here: the largest logit wins.
+ *   6. top-k: the k likeliest tokens stay.
+ *   7. top-p: the shortest list of the likeliest tokens that makes up at least the share p of what top-k left
  *      (so p is of the top-k tokens' probability, not of the whole vocabulary's); at least one.
- *   7. min-p: tokens at least `minP` times as likely as the likeliest one stay.
- *   8. draw.
+ *   8. min-p: tokens at least `minP` times as likely as the likeliest one stay.
+ *   9. draw.
  * That is the order of transformers' `GenerationMixin._get_logits_processor` (sequence bias, repetition penalty,
- * temperature, top-k, top-p, min-p) with vLLM's additive penalties right after its repetition penalty. Steps 5 to 7 each
+ * bad words, minimal length, suppressed tokens, temperature, top-k, top-p, min-p) with vLLM's additive penalties right
+ * after its repetition penalty. Steps 6 to 8 each
  * keep the first few tokens of one ranking, so the shortest of the three lists wins. Since min-p compares with the
  * likeliest token, which always stays, it means the same before or after top-k and top-p; but because it comes after
  * top-p, what it drops still counts in the share p (vLLM applies min-p first, so a top-p there keeps fewer tokens).
@@ -47,6 +50,14 @@ export interface SamplingOptions {
   readonly frequencyPenalty?: number;
   /** A finite number to add to the logit of each of these ids. */
   readonly logitBias?: ReadonlyMap<number, number>;
+  /** Ids that are never chosen. */
+  readonly suppressTokens?: readonly number[];
+  /** Sequences of ids, over prompt and new tokens, of which the last is never chosen after the others. */
+  readonly badWordsIds?: readonly (readonly number[])[];
+  /** New tokens before which no id that ends the text is chosen. */
+  readonly minNewTokens?: number;
+  /** The same, of prompt and new tokens together; without a meaning beside minNewTokens. */
+  readonly minLength?: number;
   /** 0 to 2^64 - 1; a `number` up to 2^53 - 1, so that it is exact. */
   readonly seed?: bigint | number;
 }
@@ -107,6 +118,15 @@ export function checkSampling(options: SamplingOptions, vocabularySize: number):
     check("--logit-bias", id, `token ids from 0 to ${vocabularySize - 1}`, isId);
     check("--logit-bias", bias ?? null, `a finite number for token ${id}`, Number.isFinite);
   }
+  // Of ids past the vocabulary there is nothing to forbid.
+  const isCount = (value: number) => Number.isSafeInteger(value) && value >= 0;
+  for (const id of options.suppressTokens ?? []) check("suppressTokens", id ?? null, "token ids", isCount);
+  for (const word of options.badWordsIds ?? []) {
+    check("badWordsIds", word.length, "lists of at least one token id", (length) => length > 0);
+    for (const id of word) check("badWordsIds", id ?? null, "lists of token ids", isCount);
+  }
+  check("minNewTokens", options.minNewTokens, "a whole number >= 0", isCount);
+  check("minLength", options.minLength, "a whole number >= 0", isCount);
   const { seed } = options;
   const isSeed = typeof seed === "bigint" && seed >= 0n && seed < seedLimit;
   if (!isSeed) {
@@ -164,9 +184,51 @@ function uniform(seed: bigint, index: number): number {
   return (word0 * 2 ** 21 + (word1 >>> 11)) / 2 ** 53;
 }
 
-/** A sampler for a vocabulary of this size. Throws as `checkSampling` does. */
-export function createSampler(options: SamplingOptions, vocabularySize: number): Sampler {
+/** What must not be chosen. */
+interface Forbidden {
+  /** At any time. */
+  readonly ids: readonly number[];
+  /** Sequences of several ids, of which the last is not chosen after the others. */
+  readonly sequences: readonly (readonly number[])[];
+  /** Ids that end the text, where they are not chosen until it is long enough. */
+  readonly ends: readonly number[];
+}
+
+/** What the options forbid. As in transformers a bad word of one id does not forbid to end the text. */
+export function forbidden(options: SamplingOptions, endIds: readonly number[]): Forbidden {
+  const words = options.badWordsIds ?? [];
+  const single = words.flatMap((word) => (word.length === 1 && !endIds.includes(word[0] ?? -1) ? word : []));
+  const { minNewTokens, minLength = 0 } = options;
+  return {
+    ids: [...new Set([...single, ...(options.suppressTokens ?? [])])],
+    sequences: words.filter((word) => word.length > 1),
+    ends: (minNewTokens ?? minLength) > 0 ? endIds : [],
+  };
+}
+
+/** Whether the ids so far end with all of `sequence` but its last id. */
+function isBegun({ prompt, generated }: SamplingHistory, sequence: readonly number[]): boolean {
+  const length = prompt.length + generated.length;
+  const from = length - (sequence.length - 1);
+  if (from < 0) return false;
+  const at = (i: number) => (i < prompt.length ? prompt[i] : generated[i - prompt.length]);
+  return sequence.every((id, i) => i === sequence.length - 1 || at(from + i) === id);
+}
+
+/**
+ * A sampler for a vocabulary of this size; `endIds` are those that end the text. Throws as `checkSampling` does, and a
+ * PhiError "usage" where nothing is left to choose.
+ */
+export function createSampler(
+  options: SamplingOptions,
+  vocabularySize: number,
+  endIds: readonly number[] = [],
+): Sampler {
   checkSampling(options, vocabularySize);
+  const { ids: outIds, sequences, ends } = forbidden(options, endIds);
+  const { minNewTokens, minLength = 0 } = options;
+  const isForbidding = outIds.length > 0 || sequences.length > 0 || ends.length > 0;
+  if (outIds.filter((id) => id < vocabularySize).length === vocabularySize) throw nothingLeft(vocabularySize);
   const { temperature = 0, topK = 0, topP = 1, minP = 0 } = options;
   const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
   const biases = [...(options.logitBias ?? [])].filter(([, bias]) => bias !== 0);
@@ -187,6 +249,19 @@ export function createSampler(options: SamplingOptions, vocabularySize: number):
     if (before > Number.NEGATIVE_INFINITY) scores[id] = Math.max(-1e300, Math.min(1e300, changed(before)));
   }
 
+  /** Takes out what must not follow these ids. */
+  function forbid(history: SamplingHistory): void {
+    const out = (id: number) => {
+      scores[id] = Number.NEGATIVE_INFINITY;
+    };
+    outIds.forEach(out);
+    for (const sequence of sequences) if (isBegun(history, sequence)) out(sequence.at(-1) ?? 0);
+    const { prompt, generated } = history;
+    const isShort =
+      minNewTokens === undefined ? prompt.length + generated.length < minLength : generated.length < minNewTokens;
+    if (isShort) ends.forEach(out);
+  }
+
   /** Fills `scores` with the logits after bias and penalties, -Infinity for an id that is out; gives the best id. */
   function score(logits: Float32Array, history: SamplingHistory): number {
     if (logits.length < vocabularySize) {
@@ -205,6 +280,7 @@ export function createSampler(options: SamplingOptions, vocabularySize: number):
         if (timesNew > 0) change(id, (before) => before - (frequencyPenalty * timesNew + presencePenalty));
       }
     }
+    if (isForbidding) forbid(history);
     let best = -1;
     let bestScore = Number.NEGATIVE_INFINITY;
     for (let id = 0; id < vocabularySize; id++) {
@@ -213,6 +289,9 @@ export function createSampler(options: SamplingOptions, vocabularySize: number):
         best = id;
         bestScore = value;
       }
+    }
+    if (best < 0 && isForbidding && logits.subarray(0, vocabularySize).some(Number.isFinite)) {
+      throw nothingLeft(vocabularySize);
     }
     if (best < 0) throw new PhiError("gpu", `the logits: expected a finite number among ${vocabularySize}, got none`);
     return best;
@@ -267,7 +346,7 @@ export function createSampler(options: SamplingOptions, vocabularySize: number):
 
   return {
     seed: temperature > 0 ? drawSeed : seed,
-    isGreedy: temperature === 0 && !hasPenalties && biases.length === 0,
+    isGreedy: temperature === 0 && !hasPenalties && biases.length === 0 && !isForbidding,
 
     sample(logits, history) {
       if (temperature === 0) return score(logits, history);
@@ -285,6 +364,11 @@ export function createSampler(options: SamplingOptions, vocabularySize: number):
       return weights.map((weight) => weight / total);
     },
   };
+}
+
+function nothingLeft(vocabularySize: number): PhiError {
+  const expected = "suppressTokens, badWordsIds: expected a token that may be chosen";
+  return new PhiError("usage", `${expected}, got all ${vocabularySize} forbidden`);
 }
 
 /** A count of the new tokens by id (0 for an id of the prompt only), kept up to date from call to call. */

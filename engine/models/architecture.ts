@@ -44,10 +44,46 @@ export function refuseParts(config: ConfigReader, keys: readonly string[]): void
   }
 }
 
-/** `num_attention_heads`, `num_key_value_heads` (null: as many) and `head_dim` (absent: hidden / heads). */
-export function readHeads(config: ConfigReader, hidden: number): HeadGeometry {
+/** Parts of models that are more than a language model, or whose layers differ. */
+const foreignParts = ["text_config", "vision_config", "audio_config", "per_layer_config", "compression_config"];
+
+/**
+ * What every model's config may say beyond its own fields: refuses parts that no model here has, and notes what is not
+ * followed though a reader may expect it. `names` are the classes that publish the model.
+ */
+export function checkCommonFields(config: ConfigReader, names: readonly string[]): void {
+  refuseParts(config, foreignParts);
+  const classes = config.strings("architectures");
+  if (classes.length > 0 && !classes.some((name) => names.includes(name))) {
+    config.note("architectures", `${config.show("architectures")} is not followed: it is run as ${names[0]}`);
+  }
+  const window = config.has("sliding_window");
+  const kind = window ? "sliding_attention" : "full_attention";
+  for (const type of config.strings("layer_types")) {
+    if (type !== kind) config.fail("layer_types", `"${kind}" in each layer, as "sliding_window" says`);
+  }
+  if (window && !config.boolean("use_sliding_window", true)) {
+    config.note("use_sliding_window", "false is not followed: sliding_window is, as in transformers");
+  }
+  if (window && config.has("max_window_layers")) {
+    config.note("max_window_layers", "is not followed: all layers have the sliding window, as in transformers");
+  }
+  // Of phi-4-mini's own code, which transformers does not run.
+  for (const key of ["full_attn_mod", "interpolate_factor"]) {
+    if (config.number(key, { fallback: 1 }) !== 1) config.note(key, `${config.show(key)} is not followed`);
+  }
+  if (config.boolean("is_encoder_decoder", false)) config.note("is_encoder_decoder", "is not followed");
+}
+
+/**
+ * `num_attention_heads`, `num_key_value_heads` (null: as many; absent: `kvFallback`, by default as many) and `head_dim`
+ * (absent: hidden / heads).
+ */
+export function readHeads(config: ConfigReader, hidden: number, kvFallback?: number): HeadGeometry {
   const heads = config.integer("num_attention_heads", limits.heads);
-  const kvHeads = config.integer("num_key_value_heads", { ...limits.heads, fallback: heads });
+  const key = "num_key_value_heads";
+  const fallback = config.keys().includes(key) ? heads : (kvFallback ?? heads);
+  const kvHeads = config.integer(key, { ...limits.heads, fallback });
   if (heads % kvHeads !== 0) config.fail("num_key_value_heads", `a divisor of num_attention_heads (${heads})`);
   if (!config.has("head_dim") && hidden % heads !== 0) {
     config.fail("num_attention_heads", `a divisor of hidden_size (${hidden})`);

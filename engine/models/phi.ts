@@ -8,7 +8,7 @@ import type { Graph, Value } from "../graph/graph.ts";
 import { add, attention, embed, geluNew, headNorm, layerNorm, linear, outputRows, ropeAppend } from "../graph/ops.ts";
 import type { Weights } from "../graph/weights.ts";
 import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
-import { readRope } from "./rope.ts";
+import { type RopeRules, readRope } from "./rope.ts";
 
 interface PhiShape {
   readonly hidden: number;
@@ -20,9 +20,25 @@ interface PhiShape {
   readonly qkLayernorm: boolean;
 }
 
+/** Any of transformers' types: the model's class has no rule of its own. */
+const rotary: RopeRules = {
+  theta: 10000,
+  partial: 0.5,
+  types: {
+    default: "default",
+    linear: "linear",
+    dynamic: "dynamic",
+    yarn: "yarn",
+    llama3: "llama3",
+    longrope: "longrope",
+    su: "longrope",
+  },
+  original: { first: "outside" },
+};
+
 export function phi(config: ConfigReader): Architecture {
   const hidden = config.integer("hidden_size", limits.hidden);
-  const ffn = config.integer("intermediate_size", { ...limits.ffn, fallback: 4 * hidden });
+  const ffn = config.integer("intermediate_size", { ...limits.ffn, fallback: 8192 });
   const layers = config.integer("num_hidden_layers", limits.layers);
   const vocab = config.integer("vocab_size", limits.vocab);
   const eps = config.number("layer_norm_eps", { above: 0, max: 0.1, fallback: 1e-5 });
@@ -39,7 +55,7 @@ export function phi(config: ConfigReader): Architecture {
     layers,
     vocab,
     ...heads,
-    rope: readRope(config, heads.headDim, 0.5),
+    rope: readRope(config, heads.headDim, rotary),
     maxPositions: config.integer("max_position_embeddings", { ...limits.positions, fallback: 2048 }),
     window: undefined,
     layerPattern: /^model\.layers\.(\d+)\./,

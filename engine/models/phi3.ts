@@ -9,7 +9,7 @@ import type { Graph, Value } from "../graph/graph.ts";
 import { add, attention, embed, gatedSilu, linear, outputRows, rmsNorm, ropeAppend } from "../graph/ops.ts";
 import type { Weights } from "../graph/weights.ts";
 import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
-import { readRope } from "./rope.ts";
+import { type RopeRules, readRope } from "./rope.ts";
 
 interface Phi3Shape {
   readonly hidden: number;
@@ -21,6 +21,14 @@ interface Phi3Shape {
   /** A query sees this many keys, itself included; undefined: all. */
   readonly window: number | undefined;
 }
+
+/** `su` and `yarn` are names that longrope had in the first configs. */
+const rotary: RopeRules = {
+  theta: 10000,
+  partial: 1,
+  types: { default: "default", longrope: "longrope", su: "longrope", yarn: "longrope" },
+  original: { first: "outside", fallback: 4096 },
+};
 
 export function phi3(config: ConfigReader): Architecture {
   const hidden = config.integer("hidden_size", limits.hidden);
@@ -45,7 +53,7 @@ export function phi3(config: ConfigReader): Architecture {
     layers,
     vocab,
     ...heads,
-    rope: readRope(config, heads.headDim, 1),
+    rope: readRope(config, heads.headDim, rotary),
     maxPositions,
     window,
     layerPattern: /^model\.layers\.(\d+)\./,

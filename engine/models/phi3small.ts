@@ -20,7 +20,7 @@ import {
 } from "../graph/ops.ts";
 import type { Weights } from "../graph/weights.ts";
 import { type Architecture, expertKeys, limits, readHeads, refuseParts } from "./architecture.ts";
-import { readRope } from "./rope.ts";
+import { type RopeRules, readRope } from "./rope.ts";
 
 interface Phi3SmallShape extends HeadGeometry {
   readonly hidden: number;
@@ -39,6 +39,15 @@ interface Phi3SmallShape extends HeadGeometry {
 /** What no token may be: the most negative float32, as in Hugging Face's own masks. */
 const never = -3.4028234663852886e38;
 
+const rotary: RopeRules = {
+  theta: 1e6,
+  partial: 1,
+  types: { default: "default", longrope: "longrope", su: "longrope" },
+  original: { first: "within" },
+  thetaKey: "rope_embedding_base",
+  scaleKey: "rope_position_scale",
+};
+
 export function phi3small(config: ConfigReader): Architecture {
   const hidden = config.integer("hidden_size", limits.hidden);
   const ffn = config.integer("ff_intermediate_size", limits.ffn);
@@ -46,6 +55,7 @@ export function phi3small(config: ConfigReader): Architecture {
   const layers = config.integer("num_hidden_layers", limits.layers);
   const vocab = config.integer("vocab_size", limits.vocab);
   const eps = config.number("layer_norm_epsilon", { above: 0, max: 0.1, fallback: 1e-5 });
+  const tied = config.boolean("tie_word_embeddings", true);
   refuseParts(config, ["sliding_window", ...expertKeys]);
   config.oneOf("hidden_act", ["gegelu"], "gegelu");
   const heads = readHeads(config, hidden);
@@ -73,11 +83,7 @@ export function phi3small(config: ConfigReader): Architecture {
     layers,
     vocab,
     ...heads,
-    rope: readRope(config, heads.headDim, 1, {
-      theta: "rope_embedding_base",
-      fallback: 1e6,
-      scale: "rope_position_scale",
-    }),
+    rope: readRope(config, heads.headDim, rotary),
     maxPositions: config.integer("max_position_embeddings", limits.positions),
     window: undefined,
     layerPattern: /^model\.layers\.(\d+)\./,
@@ -93,7 +99,8 @@ export function phi3small(config: ConfigReader): Architecture {
       g.scope("");
       x = norm(g, outputRows(g, x), w.under("model.final_layernorm"), shape);
       g.tap("final_norm", x);
-      const logits = linear(g, x, embedding); // [rows, vocab]
+      const head = tied ? embedding : w.matrix("lm_head.weight", vocab, hidden, { mayHaveMoreRows: true });
+      const logits = linear(g, x, head); // [rows, vocab]
       return scaleMask(g, logits, 1 / widthMultiplier, w.constant("dummy_token_indices", mask));
     },
   };

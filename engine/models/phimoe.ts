@@ -19,7 +19,7 @@ import {
 } from "../graph/ops.ts";
 import type { VectorRef, Weights } from "../graph/weights.ts";
 import { type Architecture, limits, readHeads } from "./architecture.ts";
-import { readRope } from "./rope.ts";
+import { type RopeRules, readRope } from "./rope.ts";
 
 interface PhimoeShape extends HeadGeometry {
   readonly hidden: number;
@@ -33,6 +33,13 @@ interface PhimoeShape extends HeadGeometry {
   readonly jitter: number;
 }
 
+const rotary: RopeRules = {
+  theta: 1e6,
+  partial: undefined,
+  types: { default: "default", longrope: "longrope", su: "longrope" },
+  original: { first: "only within" },
+};
+
 export function phimoe(config: ConfigReader): Architecture {
   const hidden = config.integer("hidden_size", limits.hidden);
   const ffn = config.integer("intermediate_size", limits.ffn);
@@ -45,7 +52,7 @@ export function phimoe(config: ConfigReader): Architecture {
   const perToken = "num_experts_per_tok";
   if (config.integer(perToken, { ...limits.experts, fallback: 2 }) !== 2)
     config.fail(perToken, "2, as sparsemixer has");
-  const heads = readHeads(config, hidden);
+  const heads = readHeads(config, hidden, 8);
   const window = config.has("sliding_window") ? config.integer("sliding_window", limits.positions) : undefined;
   const shape: PhimoeShape = {
     hidden,
@@ -64,7 +71,7 @@ export function phimoe(config: ConfigReader): Architecture {
     layers,
     vocab,
     ...heads,
-    rope: readRope(config, heads.headDim, 1),
+    rope: readRope(config, heads.headDim, rotary),
     maxPositions: config.integer("max_position_embeddings", limits.positions),
     window,
     layerPattern: /^model\.layers\.(\d+)\./,

@@ -15,7 +15,7 @@ import { type CheckedWeights, checkWeights } from "./check.ts";
 import { refuseFinds, refuseNonFinite } from "./finds.ts";
 import type { ReadTensor } from "./format.ts";
 import { type GptqModule, gptqGroupIndex, gptqGroups, gptqTensors, gptqWords } from "./gptq_write.ts";
-import { isPlain, type PlainDType, toFloat32 } from "./plain.ts";
+import { isPlain, type PlainDType, plainBytes, toFloat32 } from "./plain.ts";
 import { createQuantizer, type QuantizeScheme, quantizeTargets } from "./quantize.ts";
 import { createScan } from "./scan.ts";
 
@@ -326,19 +326,25 @@ async function writeShards(
   await write.end();
 }
 
-/** The bits of an exponent that says infinite or NaN. */
-const exponentBits: Readonly<Record<PlainDType, number>> = { F16: 0x7c00, BF16: 0x7f80, F32: 0x7f800000 };
+/** The bits of an exponent that says infinite or NaN; float64 is judged as the float32 that it is loaded as. */
+const exponentBits: Readonly<Record<PlainDType, number>> = {
+  F16: 0x7c00,
+  BF16: 0x7f80,
+  F32: 0x7f800000,
+  F64: 0x7f800000,
+};
 
 /** Throws a PhiError "checkpoint" where bytes of a float tensor, from the `offsetBytes`-th on, hold no finite number. */
 function checkFinite(tensor: TensorInfo, offsetBytes: number, bytes: Uint8Array): void {
   const { dtype, shape } = tensor;
   if (!isPlain(dtype)) return;
   const exponent = exponentBits[dtype];
-  const copy = bytes.slice().buffer; // aligned, whatever the piece's own place
-  const words = dtype === "F32" ? new Uint32Array(copy) : new Uint16Array(copy);
+  // Aligned, whatever the piece's own place.
+  const copy = dtype === "F64" ? toFloat32(bytes, dtype).buffer : bytes.slice().buffer;
+  const words = plainBytes(dtype) === 2 ? new Uint16Array(copy) : new Uint32Array(copy);
   const bad = words.findIndex((word) => (word & exponent) === exponent);
   if (bad < 0) return;
-  const size = words.BYTES_PER_ELEMENT;
+  const size = plainBytes(dtype);
   const [value] = toFloat32(bytes.subarray(bad * size, (bad + 1) * size), dtype);
   const element = offsetBytes / size + bad;
   const cols = shape.at(-1) ?? 1;

@@ -30,6 +30,8 @@ export interface MatrixSource {
   readonly tensors: readonly TensorInfo[];
   /** Whether the files hold integers for it. */
   readonly isQuantized?: boolean;
+  /** Whether the files' order of its columns says nothing, and was not followed. */
+  readonly ignoresGroupIndex?: boolean;
   /** The packing that keeps what is stored. */
   readonly packing: Packing;
   /** Bytes that are read for the rows that the model uses. */
@@ -55,9 +57,10 @@ export interface MatrixFormat {
   open(tensors: ReadonlyMap<string, TensorInfo>, need: TensorNeed, read: ReadTensor): Promise<MatrixSource | Problem>;
 }
 
-/** What is wrong with a tensor. */
+/** What is wrong with a tensor, and what can be done about it. */
 export interface Problem {
   readonly problem: string;
+  readonly advice: string;
 }
 
 /** Bytes that a source reads and gives at a time, about. */

@@ -71,8 +71,10 @@ export function groupedFormat(quantization: Quantization, wordsOf: (bits: 4 | 8)
     async open(tensors, need, read) {
       const checked = checkModule(tensors, need, quantization, wordsOf);
       if ("problem" in checked) return checked;
-      const groupOf = await readGroupIndex(checked, read);
-      return "problem" in groupOf ? groupOf : groupedMatrix({ ...checked, groupOf });
+      const found = await readGroupIndex(checked, read);
+      if ("problem" in found) return found;
+      const { groupOf, isIgnored } = found;
+      return { ...groupedMatrix({ ...checked, groupOf }), ...(isIgnored && { ignoresGroupIndex: true }) };
     },
   };
 }
@@ -80,6 +82,8 @@ export function groupedFormat(quantization: Quantization, wordsOf: (bits: 4 | 8)
 function moduleOf({ name }: TensorNeed): string {
   return name.replace(/\.weight$/, "");
 }
+
+const quantizationAdvice = "Do config.json's sizes and its quantization_config belong to these files?";
 
 type CheckedModule = Omit<GroupedMatrix, "groupOf">;
 
@@ -90,7 +94,7 @@ function checkModule(
   quantization: Quantization,
   wordsOf: (bits: 4 | 8) => IntegerWords,
 ): CheckedModule | Problem {
-  const { source, method, descAct, zerosLessOne } = quantization;
+  const { source, method, descAct } = quantization;
   const module = moduleOf(need);
   const [rows = 0, cols = 0] = need.shape;
   const get = (name: string) => tensors.get(`${module}.${name}`);
@@ -105,7 +109,7 @@ function checkModule(
       problems.push(`${where(tensor)}: expected ${shape(sizes)}, got ${shape(tensor.shape)}`);
     }
   };
-  const failed = (): Problem => ({ problem: problems.join("; ") });
+  const failed = (): Problem => ({ problem: problems.join("; "), advice: quantizationAdvice });
 
   if (qweight === undefined) throw new Error(`${module} is not quantized`);
   const both = tensors.get(need.name);
@@ -123,7 +127,8 @@ function checkModule(
   const bits = quantization.varies ? moduleBits(qweight, cols, quantization) : quantization.bits;
   if (bits === undefined) {
     const sizes = [4, 8].map((n) => (cols * n) / 32).join(" or ");
-    return { problem: `${where(qweight)}: expected ${sizes} rows (4 or 8 bits), got ${shape(qweight.shape)}` };
+    const problem = `${where(qweight)}: expected ${sizes} rows (4 or 8 bits), got ${shape(qweight.shape)}`;
+    return { problem, advice: quantizationAdvice };
   }
   const words = wordsOf(bits);
   const perWord = 32 / bits;
@@ -149,7 +154,8 @@ function checkModule(
   expect(scales, ["F16", "BF16", "F32"], [groups, storedRows]);
   if (gIdx) expect(gIdx, ["I32"], [cols]);
   if (problems.length > 0) return failed();
-  return { need, words, storedRows, qweight, qzeros, scales, gIdx, groups, zeroOffset: zerosLessOne ? 1 : 0 };
+  const zeroOffset = quantization.zerosLessOne(module) ? 1 : 0;
+  return { need, words, storedRows, qweight, qzeros, scales, gIdx, groups, zeroOffset };
 }
 
 /** The bits of a module that may differ from the others, by the size of its words. */
@@ -159,17 +165,30 @@ function moduleBits(qweight: TensorInfo, cols: number, { method, bits }: Quantiz
   return found === 4 || found === 8 ? found : undefined;
 }
 
-/** The group of each column: WebGPU would clamp one that is out of range, and the weights would be wrong silently. */
-async function readGroupIndex({ need, gIdx, groups }: CheckedModule, read: ReadTensor): Promise<Uint32Array | Problem> {
+interface GroupIndex {
+  /** The group of each column. */
+  readonly groupOf: Uint32Array;
+  readonly isIgnored: boolean;
+}
+
+/**
+ * The group of each column: WebGPU would clamp one that is out of range, and the weights would be wrong silently. Where
+ * every column is said to be of the first of several groups, the index was never filled in: the groups lie in order, as
+ * without one (turboderp/exllama #44).
+ */
+async function readGroupIndex({ need, gIdx, groups }: CheckedModule, read: ReadTensor): Promise<GroupIndex | Problem> {
   const cols = need.shape[1] ?? 0;
-  if (gIdx === undefined) return Uint32Array.from({ length: cols }, (_, k) => Math.floor((k * groups) / cols));
+  const inOrder = () => Uint32Array.from({ length: cols }, (_, k) => Math.floor((k * groups) / cols));
+  if (gIdx === undefined) return { groupOf: inOrder(), isIgnored: false };
   const groupOf = new Int32Array(cols);
   await read(gIdx, 0, cols * 4, new Uint8Array(groupOf.buffer));
+  if (groups > 1 && groupOf.every((group) => group === 0)) return { groupOf: inOrder(), isIgnored: true };
   const bad = groupOf.findIndex((group) => group < 0 || group >= groups);
-  if (bad < 0) return Uint32Array.from(groupOf);
+  if (bad < 0) return { groupOf: Uint32Array.from(groupOf), isIgnored: false };
   const expected = `a group from 0 to ${groups - 1}`;
   return {
     problem: `${printable(gIdx.file)}: tensor "${printable(gIdx.name)}": expected ${expected}, got ${groupOf[bad]} at [${bad}]`,
+    advice: "The file is damaged, or its quantization failed: download it again.",
   };
 }
 

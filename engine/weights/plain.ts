@@ -1,4 +1,4 @@
-/** Weights as float32, float16 or bfloat16: they keep their bits on the GPU. */
+/** Weights as float32, float16 or bfloat16, which keep their bits on the GPU, or as float64, which become float32. */
 
 import { type PlainLayout, rowBytes } from "../../kernels/weights/weights.ts";
 import { printable } from "../errors.ts";
@@ -7,16 +7,18 @@ import type { TensorNeed } from "../graph/weights.ts";
 import { hasShape, type MatrixFormat, type MatrixSource, type Problem, rowsOfPiece } from "./format.ts";
 
 /** The dtypes of safetensors that are read here. */
-export type PlainDType = "F32" | "F16" | "BF16";
+export type PlainDType = "F64" | "F32" | "F16" | "BF16";
 
-const layouts: Readonly<Record<PlainDType, PlainLayout>> = { F32: "f32", F16: "f16", BF16: "bf16" };
+/** How they lie on the GPU. */
+const layouts: Readonly<Record<PlainDType, PlainLayout>> = { F64: "f32", F32: "f32", F16: "f16", BF16: "bf16" };
+const bytesOf: Readonly<Record<PlainDType, number>> = { F64: 8, F32: 4, F16: 2, BF16: 2 };
 
 export function isPlain(dtype: string): dtype is PlainDType {
-  return dtype in layouts;
+  return Object.hasOwn(layouts, dtype);
 }
 
 export function plainBytes(dtype: PlainDType): number {
-  return dtype === "F32" ? 4 : 2;
+  return bytesOf[dtype];
 }
 
 /** float16 bits → number, exactly. */
@@ -44,11 +46,13 @@ export function toHalf(value: number): number {
   return sign | ((exponent + 14) * 1024 + (up ? down + 1 : down));
 }
 
-/** Little-endian elements → float32, exactly. `bytes` may start anywhere. */
+/** Little-endian elements → float32, exactly but for float64, which is rounded. `bytes` may start anywhere. */
 export function toFloat32(bytes: Uint8Array, dtype: PlainDType): Float32Array<ArrayBuffer> {
   const out = new Float32Array(bytes.byteLength / plainBytes(dtype));
   if (dtype === "F32") {
     new Uint8Array(out.buffer).set(bytes);
+  } else if (dtype === "F64") {
+    out.set(new Float64Array(bytes.slice().buffer));
   } else if (dtype === "BF16") {
     const bits = new Uint16Array(out.buffer); // the upper half of each float32
     for (let i = 0; i < out.length; i++) bits[2 * i + 1] = (bytes[2 * i] ?? 0) | ((bytes[2 * i + 1] ?? 0) << 8);
@@ -60,8 +64,9 @@ export function toFloat32(bytes: Uint8Array, dtype: PlainDType): Float32Array<Ar
 
 /** Rows of a tensor → packed rows: converted to float32 where the layout is, padded with zeros to whole blocks. */
 function packRows(bytes: Uint8Array, dtype: PlainDType, layout: PlainLayout, cols: number): Uint8Array {
-  if (layouts[dtype] === layout && rowBytes(layout, cols) === cols * plainBytes(dtype)) return bytes; // as stored
-  const stored = layouts[dtype] === layout ? bytes : new Uint8Array(toFloat32(bytes, dtype).buffer);
+  const isAsStored = layouts[dtype] === layout && dtype !== "F64";
+  if (isAsStored && rowBytes(layout, cols) === cols * plainBytes(dtype)) return bytes;
+  const stored = isAsStored ? bytes : new Uint8Array(toFloat32(bytes, dtype).buffer);
   const rows = bytes.byteLength / (cols * plainBytes(dtype));
   const from = stored.byteLength / rows;
   const to = rowBytes(layout, cols);
@@ -76,14 +81,26 @@ export type FloatTensor = TensorInfo & { readonly dtype: PlainDType };
 /** A tensor as the model needs it, or what is wrong with it. */
 export function floatTensor(tensor: TensorInfo, need: TensorNeed): FloatTensor | Problem {
   const where = `${printable(tensor.file)}: tensor "${printable(need.name)}"`;
-  if (!isPlain(tensor.dtype)) return { problem: `${where}: expected F32, F16 or BF16, got ${tensor.dtype}` };
+  if (!isPlain(tensor.dtype)) {
+    const problem = `${where}: expected F32, F16, BF16 or F64, got ${tensor.dtype}`;
+    return { problem, advice: dtypeAdvice(tensor.dtype) };
+  }
   if (!hasShape(tensor, need)) {
     const orMore = need.mayHaveMoreRows ? " or more rows" : "";
     return {
       problem: `${where}: expected [${need.shape.join(", ")}]${orMore}, got [${tensor.shape.join(", ")}]`,
+      advice: "Is this config.json from another checkpoint?",
     };
   }
   return { ...tensor, dtype: tensor.dtype };
+}
+
+function dtypeAdvice(dtype: string): string {
+  const instead = "load the original checkpoint, with --quantize int8 or int4 where it must be small";
+  if (/^F8|^F4|^F6/.test(dtype))
+    return `Weights of ${/^F8/.test(dtype) ? "8" : "4 or 6"}-bit floats are not read: ${instead}.`;
+  if (dtype === "C64") return "Complex numbers are no weights of such a model.";
+  return `These are the integers of a quantization that is not read: ${instead}.`;
 }
 
 /** A tensor of the matrix's own name, [rows, cols] row by row. */

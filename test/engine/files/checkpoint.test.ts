@@ -125,16 +125,22 @@ describe("checkpoints that open", () => {
     expect(checkpoint.tensors.size).toBe(1);
   });
 
-  test("a tensor that the index does not name is ignored with a note", async () => {
+  test("the files' own headers count, whatever the index says of them: with notes", async () => {
     const checkpoint = await open(
       tempFolder({
         "config.json": config,
-        [index]: indexOf({ a: shard(1, 1) }),
-        [shard(1, 1)]: weights(["a", "x\u001b"]),
+        [index]: indexOf({ a: shard(1), b: shard(1), c: shard(2), "d\u001b": shard(2) }),
+        [shard(1)]: weights(["a", "x\u001b"]),
+        [shard(2)]: weights(["b", "c"]),
       }),
     );
-    expect([...checkpoint.tensors.keys()]).toEqual(["a"]);
-    expect(checkpoint.notes).toEqual([`${index} does not name 1 tensors, ignored: x\\u001b`]);
+    expect([...checkpoint.tensors.keys()]).toEqual(["a", "x\u001b", "b", "c"]);
+    expect(checkpoint.absent).toEqual(new Set(["d\u001b"]));
+    expect(checkpoint.notes).toEqual([
+      `${index} names 1 tensors that no file holds: d\\u001b`,
+      `${index} names another file than the one that holds it for 1 tensors: b`,
+      `${index} does not name 1 tensors, which are read all the same: x\\u001b`,
+    ]);
   });
 
   test("the only safetensors file, whatever its name", async () => {
@@ -336,15 +342,18 @@ describe("folders that are refused", () => {
       /got 50 of its 50 files missing: (?:model-\d+-of-00050\.safetensors(?:, )?){20} and 30 more$/,
     ],
     [
-      "tensors that are not in their file",
-      { "config.json": config, [index]: indexOf({ a: shard(1), b: shard(2), c: shard(2), d: shard(2) }), ...pair },
-      /got 2 that are not in model-00002-of-00002\.safetensors: c, d$/,
-      /download both again/,
+      "an adapter",
+      {
+        "adapter_config.json": { base_model_name_or_path: "microsoft/phi-2" },
+        "adapter_model.safetensors": weights(["a"]),
+      },
+      /expected a model, got an adapter of microsoft\/phi-2 \(adapter_config\.json\)$/,
+      /merge_and_unload/,
     ],
     [
-      "a tensor that is mapped to the wrong file",
-      { "config.json": config, [index]: indexOf({ a: shard(2), b: shard(2) }), ...pair },
-      /got 1 that are not in model-00002-of-00002\.safetensors: a$/,
+      "an adapter beside a config",
+      { "config.json": config, "adapter_config.json": {}, "adapter_model.safetensors": weights(["a"]) },
+      /expected a model, got an adapter \(adapter_config\.json\)$/,
     ],
     [
       "a tensor in two files",

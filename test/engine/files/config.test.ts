@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { type ConfigReader, readConfig, readGenerationDefaults } from "../../../engine/files/config.ts";
+import { type ConfigReader, readConfig } from "../../../engine/files/config.ts";
 import { failure } from "../../tempFolder.ts";
 
 const read = (text: string, file = "config.json"): ConfigReader => readConfig(file, new TextEncoder().encode(text));
@@ -124,70 +124,35 @@ describe("fields", () => {
   });
 });
 
-describe("readGenerationDefaults", () => {
-  const defaults = (config: string, generation?: string) =>
-    readGenerationDefaults(
-      read(config),
-      generation === undefined ? undefined : read(generation, "generation_config.json"),
-      256,
-    );
-
-  test("without generation_config.json the ids are config.json's and text is greedy", () => {
-    expect(defaults('{"bos_token_id": 1, "eos_token_id": [2, 3]}')).toEqual({
-      bosId: 1,
-      eosIds: [2, 3],
-      doSample: false,
-      notes: [],
-    });
-    expect(defaults('{"bos_token_id": null}')).toEqual({ bosId: undefined, eosIds: [], doSample: false, notes: [] });
+describe("what is said and asked", () => {
+  test("a note is made once, with its file and object", () => {
+    const config = read('{"rope": {"type": "x"}, "a": 1}');
+    config.object("rope")?.note("type", "is not followed");
+    config.object("rope")?.note("type", "is not followed");
+    config.note("a\u001b", "neither");
+    expect(config.notes).toEqual(['config.json: rope: "type" is not followed', 'config.json: "a\\u001b" neither']);
   });
 
-  test("generation_config.json comes first, field by field", () => {
-    const generation =
-      '{"eos_token_id": 9, "do_sample": true, "temperature": 0.5, "top_k": 0, "top_p": 0.9, "repetition_penalty": 1.1}';
-    expect(defaults('{"bos_token_id": 1, "eos_token_id": 2}', generation)).toEqual({
-      bosId: 1,
-      eosIds: [9],
-      doSample: true,
-      temperature: 0.5,
-      topK: 0,
-      topP: 0.9,
-      repetitionPenalty: 1.1,
-      notes: [],
-    });
+  test("the fields that were asked for, also of a reader with another value", () => {
+    const config = read('{"rope": {"type": "x"}, "a": 1, "b": 2}');
+    config.object("rope")?.string("type");
+    const other = config.with("a", true);
+    expect(other.boolean("a")).toBe(true);
+    expect(() => config.boolean("a")).toThrow("got 1");
+    expect([...config.asked]).toEqual(["rope", "rope.type", "a"]);
   });
 
-  test("what contradicts is noted", () => {
-    expect(defaults("{}", '{"temperature": 0.7}').notes).toHaveLength(1);
-    expect(defaults("{}", '{"do_sample": true, "temperature": 0}').notes).toHaveLength(1);
-    expect(defaults("{}", '{"num_beams": 4}').notes[0]).toMatch(/^generation_config\.json: "num_beams" 4/);
-    const { eosIds, notes } = defaults('{"eos_token_id": 256}', '{"eos_token_id": 9}');
-    expect({ eosIds, notes }).toEqual({
-      eosIds: [9],
-      notes: [
-        'config.json: "eos_token_id": expected an integer from 0 to 255, got 256; generation_config.json is followed',
-      ],
-    });
-    expect(defaults('{"torch_dtype": "float8"}').notes[0]).toMatch(
-      /^config\.json: "torch_dtype": .* got "float8"; the tens/,
-    );
-    expect(defaults('{"torch_dtype": "bfloat16", "dtype": null}').notes).toEqual([]);
-  });
-
-  const refused: [config: string, generation: string | undefined, message: RegExp][] = [
-    ['{"bos_token_id": -1}', undefined, /^config\.json: "bos_token_id": expected an integer from 0 to 255, got -1/],
-    ['{"eos_token_id": 256}', undefined, /^config\.json: "eos_token_id": .* got 256/],
-    ["{}", '{"eos_token_id": [1, 256]}', /^generation_config\.json: "eos_token_id": .* got 256 at index 1/],
-    ["{}", '{"temperature": NaN}', /^generation_config\.json: "temperature": expected a finite number .* got NaN/],
-    ["{}", '{"temperature": -1}', /"temperature": .* got -1/],
-    ["{}", '{"top_k": -1}', /"top_k": .* got -1/],
-    ["{}", '{"top_k": 50.5}', /"top_k": .* got 50.5/],
-    ["{}", '{"top_p": 1.1}', /"top_p": .* got 1.1/],
-    ["{}", '{"min_p": "0.1"}', /"min_p": .* got "0.1"/],
-    ["{}", '{"repetition_penalty": 0}', /"repetition_penalty": .* got 0/],
-    ["{}", '{"do_sample": "yes"}', /"do_sample": expected true or false, got "yes"/],
-  ];
-  test.each(refused)("%s %s is refused", async (config, generation, message) => {
-    expect((await failure(() => defaults(config, generation))).message).toMatch(message);
+  test("integers as Python takes them", () => {
+    const config = read('{"a": 50.0, "b": 5e1, "c": 50.5, "d": "50", "e": NaN, "f": -1, "g": true}');
+    expect(["a", "b", "c", "d", "e", "f", "g", "h"].map((key) => config.wholeNumber(key))).toEqual([
+      50,
+      50,
+      undefined,
+      undefined,
+      undefined,
+      -1,
+      undefined,
+      undefined,
+    ]);
   });
 });

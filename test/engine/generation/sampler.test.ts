@@ -408,6 +408,63 @@ describe("greedy", () => {
   });
 });
 
+describe("what must not come", () => {
+  const logits = Float32Array.of(5, 4, 3, 2, 1, 0);
+  const pick = (
+    options: SamplingOptions,
+    generated: readonly number[] = [],
+    ends: readonly number[] = [],
+    prompt = [9],
+  ) => createSampler(options, 6, ends).sample(logits, { prompt, generated });
+
+  test("suppressed ids, those past the vocabulary too", () => {
+    expect(pick({ suppressTokens: [0, 1, 6, 99] })).toBe(2);
+  });
+
+  test("a bad word of one id never, of several after the others: over prompt and new tokens", () => {
+    expect(pick({ badWordsIds: [[0]] })).toBe(1);
+    expect(pick({ badWordsIds: [[3, 0]] })).toBe(0);
+    expect(pick({ badWordsIds: [[3, 0]] }, [3])).toBe(1);
+    expect(pick({ badWordsIds: [[2, 3, 0], [3, 1]] }, [3], [], [2])).toBe(2); // biome-ignore format: short
+    expect(pick({ badWordsIds: [[2, 3, 0]] }, [3], [], [4])).toBe(0);
+    expect(pick({ badWordsIds: [[1, 2, 3, 0]] }, [3], [], [2])).toBe(0); // longer than the sequence
+    // As in transformers an end is no bad word by itself.
+    expect(pick({ badWordsIds: [[0]] }, [], [0])).toBe(0);
+    expect(pick({ badWordsIds: [[0], [3, 0]] }, [3], [0])).toBe(1);
+  });
+
+  test("no end before so many new tokens, or so many in all", () => {
+    expect([0, 1, 2, 3].map((n) => pick({ minNewTokens: 2 }, new Array<number>(n).fill(5), [0, 1]))).toEqual([
+      2, 2, 0, 0,
+    ]);
+    expect([0, 1, 2].map((n) => pick({ minLength: 3 }, new Array<number>(n).fill(5), [0], [9, 9]))).toEqual([1, 0, 0]);
+    expect(pick({ minLength: 9, minNewTokens: 0 }, [], [0])).toBe(0);
+  });
+
+  test("they come after the penalties, and leave other probabilities in proportion", () => {
+    const options = { temperature: 1, suppressTokens: [0], logitBias: new Map([[0, 100]]), seed: 1 };
+    const found = createSampler(options, 6).probabilities(logits, { prompt: [], generated: [] });
+    expect(found[0]).toBe(0);
+    expect((found[1] ?? 0) / (found[2] ?? 0)).toBeCloseTo(Math.E, 6);
+    expect(createSampler({ suppressTokens: [0] }, 6).isGreedy).toBe(false);
+    expect(createSampler({ minNewTokens: 3 }, 6).isGreedy).toBe(true); // nothing ends the text
+  });
+
+  test("where nothing is left the options are at fault", async () => {
+    const all = [0, 1, 2, 3, 4, 5];
+    await failure(() => createSampler({ suppressTokens: all }, 6), "usage");
+    await failure(() => pick({ suppressTokens: all.slice(1), minNewTokens: 2 }, [], [0]), "usage");
+    for (const bad of [
+      { suppressTokens: [-1] },
+      { badWordsIds: [[]] },
+      { badWordsIds: [[1.5]] },
+      { minNewTokens: -1 },
+    ]) {
+      await failure(() => createSampler(bad, 6), "usage");
+    }
+  });
+});
+
 describe("draws follow the exact distribution (chi-square, 50,000 draws, significance 0.001)", () => {
   // The seeds are fixed, so each case passes or fails for good. A right sampler has one chance in a thousand of failing
   // a case at its first run; a wrong one of the last test's size is caught.

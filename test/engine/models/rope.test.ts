@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { readConfig } from "../../../engine/files/config.ts";
 import {
   type RopePolicy,
+  type RopeRules,
   type RopeSpec,
   readRope,
   ropeRegime,
@@ -14,8 +15,20 @@ import { failure } from "../../tempFolder.ts";
 
 const headDim = 16;
 
-function read(config: object, partial = 1, dim = headDim): RopeSpec {
-  return readRope(readConfig("config.json", new TextEncoder().encode(JSON.stringify(config))), dim, partial);
+const rules: RopeRules = {
+  theta: 10000,
+  partial: 1,
+  types: { default: "default", longrope: "longrope", su: "longrope" },
+  original: { first: "outside" },
+};
+
+function readNoted(config: object, own: Partial<RopeRules> = {}) {
+  const reader = readConfig("config.json", new TextEncoder().encode(JSON.stringify(config)));
+  return { spec: readRope(reader, headDim, { ...rules, ...own }), notes: reader.notes };
+}
+
+function read(config: object, own: Partial<RopeRules> = {}): RopeSpec {
+  return readNoted(config, own).spec;
 }
 
 const short = [1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 2.75];
@@ -32,10 +45,10 @@ describe("readRope", () => {
     const plain = { rotary: 16, theta: 250000, positionScale: 1, longrope: undefined };
     expect(read({ rope_theta: 250000, rope_scaling: null })).toEqual(plain);
     expect(read({ rope_theta: 250000, partial_rotary_factor: 0.75 })).toEqual({ ...plain, rotary: 12 });
-    expect(read({}, 0.5)).toEqual({ rotary: 8, theta: 10000, positionScale: 1, longrope: undefined });
+    expect(read({}, { partial: 0.5 })).toEqual({ rotary: 8, theta: 10000, positionScale: 1, longrope: undefined });
   });
 
-  test("rope_parameters wins over the old keys, and holds what they hold", () => {
+  test("rope_parameters holds what the old keys hold, and wins over what stands beside it", () => {
     const old = { rope_theta: 1, partial_rotary_factor: 1 };
     const parameters = { rope_type: "default", rope_theta: 250000, partial_rotary_factor: 0.75 };
     expect(read({ ...old, rope_parameters: parameters })).toEqual({
@@ -71,6 +84,57 @@ describe("readRope", () => {
     expect(read({ ...longrope, rope_scaling: { ...longrope.rope_scaling, type: "su" } }).longrope).toEqual(expected);
   });
 
+  test("rope_scaling stands in place of all of rope_parameters, unless it is empty", () => {
+    const parameters = { rope_type: "default", rope_theta: 500 };
+    const both = readNoted({ ...longrope, rope_parameters: parameters });
+    expect(both.spec).toEqual(read(longrope));
+    expect(both.notes).toEqual(['config.json: "rope_parameters" is not followed: rope_scaling is, as in transformers']);
+    const { rope_theta, ...rest } = longrope;
+    expect(read({ ...rest, rope_parameters: parameters }).theta).toBe(10000);
+    for (const rope_scaling of [{}, null]) {
+      expect(readNoted({ rope_scaling, rope_parameters: parameters })).toMatchObject({
+        spec: { theta: 500 },
+        notes: [],
+      });
+    }
+  });
+
+  test("longrope's factor and attention_factor count before the ratio of positions", () => {
+    const scaled = (more: object) =>
+      read({ ...longrope, rope_scaling: { ...longrope.rope_scaling, ...more } }).longrope;
+    expect(scaled({ factor: 4 })?.long.magnitude).toBeCloseTo(reference.longropeAttentionFactor(4 * 4096, 4096), 12);
+    expect(scaled({ factor: 0.5 })?.long.magnitude).toBe(1);
+    expect(scaled({ factor: 4, attention_factor: 1.5 })?.short.magnitude).toBe(1.5);
+  });
+
+  test("two numbers of original positions: each class has its own order", () => {
+    const config = {
+      ...longrope,
+      rope_scaling: { ...longrope.rope_scaling, original_max_position_embeddings: 2048 },
+    };
+    const of = (config: object, original: RopeRules["original"]) => {
+      const { spec, notes } = readNoted(config, { original });
+      return [spec.longrope?.originalPositions, notes.length];
+    };
+    expect(of(config, { first: "outside" })).toEqual([4096, 1]);
+    expect(of(config, { first: "within" })).toEqual([2048, 1]);
+    const { original_max_position_embeddings, ...inside } = config;
+    expect(of(inside, { first: "outside" })).toEqual([2048, 0]);
+    expect(of(inside, { first: "outside", fallback: 512 })).toEqual([512, 1]);
+    const { original_max_position_embeddings: _, ...none } = longrope;
+    expect(of(none, { first: "outside" })).toEqual([131072, 0]);
+  });
+
+  test("types that only a model with plain rules has", () => {
+    const types = { ...rules.types, linear: "linear", dynamic: "dynamic" } as const;
+    const of = (rope_scaling: object) => readNoted({ rope_scaling }, { types });
+    expect(of({ type: "linear", factor: 4 }).spec).toMatchObject({ positionScale: 4, longrope: undefined });
+    const dynamic = of({ type: "dynamic", factor: 4 });
+    expect(dynamic.spec).toEqual(read({}));
+    expect(dynamic.notes).toHaveLength(1);
+    expect(() => of({ type: "linear" })).toThrow('"factor": expected a finite number above 0');
+  });
+
   test("a checkpoint that was not stretched is not scaled", () => {
     expect(read({ ...longrope, max_position_embeddings: 4096 }).longrope?.long.magnitude).toBe(1);
   });
@@ -88,7 +152,6 @@ describe("readRope", () => {
     ["no factors", { ...longrope, rope_scaling: { type: "longrope", short_factor: short } }, /"long_factor": .* got no such field/],
     ["original positions 0", { ...longrope, original_max_position_embeddings: 0 }, /"original_max_position_embeddings": expected an integer from 2/],
     ["original positions 0 beside good ones", { ...longrope, original_max_position_embeddings: 0, rope_scaling: { ...scaling, original_max_position_embeddings: 4096 } }, /"original_max_position_embeddings": expected an integer from 2/],
-    ["two numbers of original positions", { ...longrope, rope_scaling: { ...scaling, original_max_position_embeddings: 2048 } }, /"original_max_position_embeddings": expected 2048, as in config.json: rope_scaling, got 4096/],
     ["theta 0", { rope_theta: 0 }, /"rope_theta": expected a finite number above 0/],
   ]; // biome-ignore format: a table
   test.each(refused)("%s is refused", async (_what, config, message) => {

@@ -264,9 +264,52 @@ describe("what quantization_config says", () => {
       const { tensors } = randomModule("m", 1, shape);
       const config = { ...base, bits, sym: true, ...(format && { checkpoint_format: format }) };
       const found = await opening(config, undefined, tensors);
-      expect(found?.zerosLessOne).toBe(expected);
+      expect(found?.zerosLessOne("m")).toBe(expected);
       expect(found?.notes.length).toBe((format !== "gptq_v2") === zerosLessOne ? 0 : 1);
     }
+  });
+});
+
+describe("what GPTQ's files say wrongly", () => {
+  const shape = { ...gptq4, groupOf: evenGroups(128, 32), sym: true };
+  const module = (name: string, lessOne: boolean) => randomModule(name, 1, { ...shape, zerosLessOne: lessOne }).tensors;
+  const open = (tensors: readonly StoredTensor[], more: object = {}) => {
+    const { infos, read } = stored(tensors);
+    const quantization_config = { quant_method: "gptq", bits: 4, group_size: 32, sym: true, ...more };
+    const config = configOf({ quantization_config });
+    return openQuantization({ config, quantizeConfig: undefined, tensors: infos, read });
+  };
+  const dynamic = { "-:nothing": {} };
+
+  test.each([{}, { dynamic }])("each module's zeros say which version they are, with %j", async (more) => {
+    const found = await open([...module("a", true), ...module("b", false)], more);
+    expect(["a", "b"].map((name) => found?.zerosLessOne(name))).toEqual([true, false]);
+    expect(found?.notes).toEqual([
+      'config.json: quantization_config: the zero points of 1 modules are those of GPTQ v2, whatever "checkpoint_format" says',
+    ]);
+  });
+
+  test("a module whose zeros tell nothing has those of the others", async () => {
+    const other = randomModule("c", 2, { ...shape, sym: false }).tensors;
+    expect((await open([...module("a", false), ...other]))?.zerosLessOne("c")).toBe(false);
+    expect((await open(other))?.zerosLessOne("c")).toBe(true);
+  });
+
+  test.each([false, true])("g_idx of zeros beside several groups is none, desc_act %s", async (desc_act) => {
+    const { tensors, values } = randomModule("m", 7, { ...shape, sym: false });
+    const zeros = tensors.map((tensor) =>
+      tensor.name.endsWith("g_idx") ? { ...tensor, data: new Uint8Array(tensor.data.length) } : tensor,
+    );
+    const { opened, read } = await openModule(shape, zeros, { desc_act });
+    if ("problem" in opened) throw new Error(opened.problem);
+    expect(opened.ignoresGroupIndex).toBe(true);
+    expect(await valuesOf(opened, read, 128, 0, 24)).toEqual(values);
+  });
+
+  test("g_idx of zeros beside one group is right", async () => {
+    const one = { ...gptq4, groupOf: evenGroups(128, 128) };
+    const { opened } = await openModule(one, randomModule("m", 7, one).tensors, { group_size: -1 });
+    expect(opened).not.toHaveProperty("ignoresGroupIndex");
   });
 });
 

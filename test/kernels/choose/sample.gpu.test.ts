@@ -152,6 +152,8 @@ const chains: readonly SamplingOptions[] = [
   { temperature: 0.8, logitBias: bias },
   { temperature: 0.8, topK: 20, topP: 0.95, minP: 0.01, repetitionPenalty: 1.1, presencePenalty: 0.2, logitBias: bias },
   { repetitionPenalty: 1.5, frequencyPenalty: 0.3, logitBias: bias },
+  { temperature: 1, topP: 0.9, suppressTokens: [3, 17, 40, 41], badWordsIds: [[5], [50]], repetitionPenalty: 1.2 },
+  { suppressTokens: [1, 2, 3, 4, 5, 6, 7, 8, 9] },
 ];
 
 describe("sample", () => {
@@ -255,6 +257,11 @@ describe("sample", () => {
     ];
     for (const options of bad) expect(canSampleOnGpu(options, 10)).toBe(false);
     expect(canSampleOnGpu({ temperature: 1 }, 2 ** 24 + 1)).toBe(false);
+    // What is forbidden changes from token to token.
+    expect(canSampleOnGpu({ badWordsIds: [[1, 2]] }, 10)).toBe(false);
+    expect(canSampleOnGpu({ minNewTokens: 2 }, 10, [3])).toBe(false);
+    expect(canSampleOnGpu({ minNewTokens: 2, suppressTokens: [1], badWordsIds: [[2]] }, 10)).toBe(true);
+    expect(canSampleOnGpu({ suppressTokens: [1], temperature: 1e34 }, 10)).toBe(false);
   });
 
   test("mistakes are found", async () => {
