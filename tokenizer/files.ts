@@ -1,6 +1,7 @@
 /** The tokenizer's files beside each other: which of them says the vocabulary, the special tokens, the chat template. */
+import type { AddedTokenList } from "./added.ts";
 import { type ChatTemplate, parseChatTemplate } from "./chat.ts";
-import { type Definition, readDefinition } from "./definition.ts";
+import { type Definition, type ListedToken, longestAddedToken, readDefinition } from "./definition.ts";
 import { printable, TokenizerError } from "./error.ts";
 import { decodeTextFile, parseJsonFile } from "./json.ts";
 import { ranksFile, readRanks } from "./ranks.ts";
@@ -13,6 +14,7 @@ export interface TokenizerFiles {
   readonly tokenizerConfigJson?: Uint8Array;
   readonly chatTemplateJinja?: Uint8Array;
   readonly specialTokensMapJson?: Uint8Array;
+  readonly addedTokensJson?: Uint8Array;
   /** For messages. */
   readonly folderName: string;
 }
@@ -25,10 +27,17 @@ export interface SpecialTokens<T> {
   readonly unk: T | null;
 }
 
-/** The definition in tokenizer.json, or that of a rank file where there is none. */
-export function readVocabularyFile(files: TokenizerFiles, vocabularySize: number | undefined): Definition {
+type Json = Readonly<Record<string, unknown>>;
+
+/** The definition in tokenizer.json with what the other files add to it, or that of a rank file where there is none. */
+export function readVocabularyFile(
+  files: TokenizerFiles,
+  settings: Settings,
+  vocabularySize: number | undefined,
+): Definition {
   if (files.tokenizerJson !== undefined) {
-    return readDefinition(parseJsonFile("tokenizer.json", files.tokenizerJson), vocabularySize);
+    const json = parseJsonFile("tokenizer.json", files.tokenizerJson);
+    return readDefinition(json, vocabularySize, (added) => moreTokens(settings, json, added, vocabularySize));
   }
   if (files.ranks !== undefined) return readRanks(files.ranks, vocabularySize);
   throw new TokenizerError(`${printable(files.folderName)}: expected a tokenizer.json or ${ranksFile}, found neither`, [
@@ -36,29 +45,192 @@ export function readVocabularyFile(files: TokenizerFiles, vocabularySize: number
   ]);
 }
 
-export function readOptional(name: string, bytes: Uint8Array | undefined): Readonly<Record<string, unknown>> {
+function readOptional(name: string, bytes: Uint8Array | undefined): Json {
   return bytes === undefined ? {} : parseJsonFile(name, bytes);
 }
 
-export function readSpecialTokens(
-  config: Readonly<Record<string, unknown>>,
-  map: Readonly<Record<string, unknown>>,
-): SpecialTokens<string> {
-  const read = (name: string): string | null => {
-    const field = `${name}_token`;
-    for (const [file, json] of [
-      ["tokenizer_config.json", config],
-      ["special_tokens_map.json", map],
-    ] as const) {
-      const value = json[field] ?? null;
-      if (value === null) continue;
-      const text = typeof value === "object" && "content" in value ? value.content : value;
-      if (typeof text !== "string") throw new TokenizerError(`${file}: ${field}: expected a string or a token object`);
-      return text;
+/** What the files beside tokenizer.json say, each read once. */
+export interface Settings {
+  readonly config: Json;
+  readonly specialTokens: SpecialTokens<string>;
+  /** Every special token by the name of its field, as `bos_token` or `image_token`, those with roles first. */
+  readonly named: ReadonlyMap<string, Token>;
+  /** Further special tokens, without names. */
+  readonly extra: readonly Token[];
+  /** Tokens that stand with their ids, by `added_tokens_decoder` or added_tokens.json. */
+  readonly listed: readonly ListedToken[];
+  /** Special tokens in a text stay text. */
+  readonly splitSpecial: boolean;
+  readonly notes: readonly string[];
+}
+
+type Token = Omit<ListedToken, "place"> & { readonly isString: boolean };
+
+const configFile = "tokenizer_config.json";
+const mapFile = "special_tokens_map.json";
+const addedFile = "added_tokens.json";
+
+/** In the order in which `transformers` adds them. */
+const roles = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"].map((name) => `${name}_token`);
+
+/**
+ * Read the files beside tokenizer.json, as `transformers` 5.23 does (`_from_pretrained`): special_tokens_map.json and
+ * added_tokens.json are older forms, which count only where tokenizer_config.json has no `added_tokens_decoder`; then
+ * special_tokens_map.json wins over tokenizer_config.json. Throws TokenizerError that names file and field.
+ */
+export function readSettings(files: TokenizerFiles): Settings {
+  const config = readOptional(configFile, files.tokenizerConfigJson);
+  const map = readOptional(mapFile, files.specialTokensMapJson);
+  const added = readOptional(addedFile, files.addedTokensJson);
+  const isOld = config.added_tokens_decoder === undefined;
+  const fields = new Map<string, readonly [string, unknown]>();
+  for (const [file, json] of [[configFile, config], ...(isOld ? [[mapFile, map] as const] : [])] as const) {
+    for (const [name, value] of Object.entries(json)) fields.set(name, [file, value]);
+  }
+  const named = new Map<string, Token>();
+  for (const name of [...roles, ...fields.keys()]) {
+    const [file, value = null] = fields.get(name) ?? [configFile];
+    const isRole = roles.includes(name);
+    if (value === null || named.has(name) || !name.endsWith("_token")) continue;
+    // Other fields of such names are switches: add_bos_token.
+    if (isRole || typeof value === "string" || isTokenJson(value)) named.set(name, tokenAt(value, `${file}: ${name}`));
+  }
+  const [extraFile, extraName, extraValue] = extraOf(fields);
+  const extra: Token[] = [];
+  if (Array.isArray(extraValue)) {
+    for (const [i, value] of extraValue.entries()) extra.push(tokenAt(value, `${extraFile}: ${extraName}[${i}]`));
+  } else if (typeof extraValue === "object" && extraValue !== null) {
+    for (const [name, value] of Object.entries(extraValue)) {
+      if (!named.has(name)) named.set(name, tokenAt(value, `${extraFile}: ${extraName}.${name}`));
     }
-    return null;
+  } else if (extraValue !== undefined && extraValue !== null) {
+    throw new TokenizerError(`${extraFile}: ${extraName}: expected a list of tokens or an object`);
+  }
+  const textOf = (name: string): string | null => named.get(name)?.content || null;
+  const notes: string[] = [];
+  if (config.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output === true) {
+    notes.push(`${configFile}: clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output is not done`);
+  }
+  const splitSpecial = config.split_special_tokens ?? false;
+  if (typeof splitSpecial !== "boolean") {
+    throw new TokenizerError(`${configFile}: split_special_tokens: expected true or false`);
+  }
+  if (splitSpecial) notes.push(`${configFile}: split_special_tokens: special tokens in a text stay text`);
+  const specials = new Set([...named.values(), ...extra].map(({ content }) => content));
+  return {
+    config,
+    specialTokens: {
+      bos: textOf("bos_token"),
+      eos: textOf("eos_token"),
+      pad: textOf("pad_token"),
+      unk: textOf("unk_token"),
+    },
+    named,
+    extra,
+    listed: isOld ? readAddedFile(added, specials) : readDecoderField(config.added_tokens_decoder),
+    splitSpecial,
+    notes,
   };
-  return { bos: read("bos"), eos: read("eos"), pad: read("pad"), unk: read("unk") };
+}
+
+/** `extra_special_tokens`, or its older name where it is empty. */
+function extraOf(fields: ReadonlyMap<string, readonly [string, unknown]>): readonly [string, string, unknown] {
+  const [file = configFile, value] = fields.get("extra_special_tokens") ?? [];
+  const isEmpty = value === undefined || value === null || Object.keys(Object(value)).length === 0;
+  const older = fields.get("additional_special_tokens");
+  if (isEmpty && older !== undefined) return [older[0], "additional_special_tokens", older[1]];
+  return [file, "extra_special_tokens", value];
+}
+
+function isTokenJson(value: unknown): value is Json {
+  return typeof value === "object" && value !== null && typeof (value as Json).content === "string";
+}
+
+/** A token as a string, or as an object with its flags; `special` where the file does not say. */
+function tokenAt(value: unknown, place: string, special = true): Token {
+  const json: Json = isTokenJson(value) ? value : {};
+  const content = typeof value === "string" ? value : json.content;
+  if (typeof content !== "string") throw new TokenizerError(`${place}: expected a string or a token object`);
+  if (content.length > longestAddedToken) {
+    throw new TokenizerError(`${place}: expected at most ${longestAddedToken} characters, got ${content.length}`);
+  }
+  if (/\p{Cs}/u.test(content)) throw new TokenizerError(`${place}: expected well-formed Unicode`);
+  const flag = (name: string, fallback: boolean): boolean => {
+    const written = json[name] ?? fallback;
+    if (typeof written !== "boolean") throw new TokenizerError(`${place}: ${name}: expected true or false`);
+    return written;
+  };
+  const isSpecial = flag("special", special);
+  return {
+    content,
+    special: isSpecial,
+    singleWord: flag("single_word", false),
+    lstrip: flag("lstrip", false),
+    rstrip: flag("rstrip", false),
+    normalized: flag("normalized", !isSpecial),
+    isString: typeof value === "string",
+  };
+}
+
+/** `added_tokens_decoder`: tokens by their ids. */
+function readDecoderField(value: unknown): readonly ListedToken[] {
+  const field = `${configFile}: added_tokens_decoder`;
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new TokenizerError(`${field}: expected an object`);
+  }
+  // JavaScript lists keys that are whole numbers in their order.
+  return Object.entries(value).map(([key, token]) => {
+    const place = `${field}["${printable(key)}"]`;
+    if (!/^\d{1,7}$/.test(key)) throw new TokenizerError(`${place}: expected an id as the key`);
+    const { isString, ...read } = tokenAt(token, place, false);
+    if (isString) throw new TokenizerError(`${place}: expected a token object, got a string`);
+    return { ...read, id: Number(key), place };
+  });
+}
+
+/** added_tokens.json: ids by their tokens. */
+function readAddedFile(json: Json, specials: ReadonlySet<string>): readonly ListedToken[] {
+  return Object.entries(json)
+    .map(([content, id]) => {
+      const place = `${addedFile}: "${printable(content)}"`;
+      if (typeof id !== "number" || !Number.isInteger(id) || id < 0)
+        throw new TokenizerError(`${place}: expected an id`);
+      const { isString, ...token } = tokenAt(content, place, specials.has(content));
+      return { ...token, id, place };
+    })
+    .sort((a, b) => a.id - b.id);
+}
+
+/**
+ * The tokens that tokenizer.json lacks, or has with other flags, in the order in which `transformers` adds them
+ * (`TokenizersBackend.__init__`): those listed with ids, then special ones.
+ */
+function moreTokens(
+  settings: Settings,
+  tokenizerJson: Json,
+  added: AddedTokenList,
+  vocabularySize: number | undefined,
+): readonly ListedToken[] {
+  const { config, named, extra, listed } = settings;
+  const stated = new Set<unknown>();
+  // Of the older files' tokens, those whose id tokenizer.json states for one of its own do not count.
+  if (config.added_tokens_decoder === undefined && Array.isArray(tokenizerJson.added_tokens)) {
+    for (const entry of tokenizerJson.added_tokens) stated.add(Object(entry).id);
+  }
+  const names = new Set([...named.values()].map(({ content }) => content));
+  const more: ListedToken[] = listed
+    .filter((token) => token.content !== "" && !stated.has(token.id) && !added.has(token))
+    .map((token) => ({ ...token, special: token.special || names.has(token.content) }));
+  const known = new Set([...added.contents, ...more.map(({ content }) => content)]);
+  for (const [name, { isString, ...token }] of [...named, ...extra.map((token) => ["", token] as const)]) {
+    if (token.content === "" || known.has(token.content)) continue;
+    known.add(token.content);
+    // phi-4 names U+FFFD, for which its model has no row: a text that has that character would end its use there.
+    const below = name === "unk_token" ? { below: vocabularySize ?? 0 } : {};
+    const place = name === "" ? configFile : `${configFile}: ${name}`;
+    more.push({ ...token, special: token.special || names.has(token.content), place, ...below });
+  }
+  return more;
 }
 
 /** The chat template, why it cannot be read, or null where there is none. A template of its own file wins. */

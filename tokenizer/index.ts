@@ -10,8 +10,7 @@ import { controlTokens, createEncoder } from "./encode.ts";
 import { printable, TokenizerError } from "./error.ts";
 import {
   readChatTemplate,
-  readOptional,
-  readSpecialTokens,
+  readSettings,
   readVocabularyFile,
   type SpecialTokens,
   type TokenizerFiles,
@@ -84,12 +83,12 @@ export const templateVariables: readonly string[] = [
  * tokenizer with more ids is refused. Throws TokenizerError that names file and field.
  */
 export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabularySize?: number } = {}): Tokenizer {
-  const definition = readVocabularyFile(files, options.vocabularySize);
-  const config = readOptional("tokenizer_config.json", files.tokenizerConfigJson);
-  const specialTokens = readSpecialTokens(config, readOptional("special_tokens_map.json", files.specialTokensMapJson));
+  const settings = readSettings(files);
+  const { config, specialTokens } = settings;
+  const definition = readVocabularyFile(files, settings, options.vocabularySize);
   const template = readChatTemplate(files, config);
-  const encoder = createEncoder(definition, specialTokens);
-  const specialIds = new Set(definition.addedTokens.filter((token) => token.special).map((token) => token.id));
+  const encoder = createEncoder(definition, specialTokens, settings.splitSpecial);
+  const { specialIds } = definition.added;
   const idOf = (token: string | null): number | null => (token === null ? null : (definition.idOf.get(token) ?? null));
 
   const stream: Tokenizer["stream"] = ({ skipSpecialTokens = false } = {}) =>
@@ -131,7 +130,7 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
       unk: idOf(specialTokens.unk),
     },
     specialTokens,
-    notes: definition.notes,
+    notes: [...definition.notes, ...settings.notes],
     idOf: (token) => definition.idOf.get(token),
     tokenOf: (id) => definition.tokenOf[id],
     encode(text, { addSpecialTokens = false, allowSpecial = true } = {}) {

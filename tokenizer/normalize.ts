@@ -34,7 +34,10 @@ function normalizeStep(text: string, step: NormalizerStep): string {
       return text.slice(left, right);
     }
     case "Lowercase":
-      return text.toLowerCase();
+      // Character by character: of a whole text JavaScript writes a sigma at a word's end in another way.
+      return Array.from(text, (character) => character.toLowerCase()).join("");
+    case "StripAccents":
+      return text.replace(/\p{Mn}/gu, "");
   }
 }
 
