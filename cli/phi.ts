@@ -8,6 +8,7 @@ import {
   activationFormats,
   chatForms,
   choiceOption,
+  escapedStopOption,
   groupSizes,
   idsOption,
   integerOption,
@@ -19,7 +20,6 @@ import {
   quantizeSchemes,
   ropePolicies,
   seedOption,
-  stopOption,
   weightTypes,
 } from "./options.ts";
 import { print } from "./output.ts";
@@ -163,7 +163,7 @@ function program(signal: AbortSignal): Command {
     .description("continue a prompt (the default command)")
     .argument("[prompt]", "the text to continue; read from stdin when there is none and stdin is no terminal")
     .option("-n, --max-tokens <n>", "at most this many new tokens", integerOption("--max-tokens", 0, mostTokens), 256)
-    .option("--stop <text>", "end before this text (repeatable)", stopOption, [])
+    .option("--stop <text>", "end before this text; \\n, \\t, \\\\ as in C (repeatable)", escapedStopOption, [])
     .option("--ids <ids>", "token ids 1,2,3 in place of the prompt; needs no tokenizer", idsOption)
     .option("--ignore-eos", "go on after an end-of-sequence token")
     .addOption(new Option("--raw", "the prompt is plain text (the default)").conflicts("chat"))
@@ -219,7 +219,12 @@ function program(signal: AbortSignal): Command {
         .choices(chatForms)
         .argParser(choiceOption("--form", chatForms)),
     )
-    .option("--stop <text>", "an answer ends before this text (repeatable)", stopOption, [])
+    .option(
+      "--stop <text>",
+      "an answer ends before this text; \\n, \\t, \\\\ as in C (repeatable)",
+      escapedStopOption,
+      [],
+    )
     .option("--raw-output", "control characters go to the terminal as they are")
     .option("--stats", "after each answer: tokens that were cached and run, rates, how full the context is")
     .option("--debug", "a stack trace with every error")

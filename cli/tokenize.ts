@@ -53,7 +53,7 @@ export async function detokenize(
 
 function parseStdin(text: string): unknown {
   try {
-    return JSON.parse(text);
+    return JSON.parse(text.replace(/^\ufeff/, ""));
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new PhiError("usage", `stdin: expected JSON, got ${reason.replace(/\s+/g, " ")}`);

@@ -8,7 +8,7 @@ import {
   printable,
   type SamplingOptions,
 } from "../engine/index.ts";
-import { type ChatMessage, loadTokenizer, ranksFile, type Tokenizer } from "../tokenizer/index.ts";
+import { type ChatMessage, loadTokenizer, ranksFile, type TextStream, type Tokenizer } from "../tokenizer/index.ts";
 import { stopFilter } from "./stop.ts";
 
 /** Files of a tokenizer are read whole, and must not be larger; a vocabulary of 200,000 pieces takes 20 MB. */
@@ -55,6 +55,7 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
   const tokenizerConfigJson = await readSmallFile(folder, "tokenizer_config.json");
   const chatTemplateJinja = await readSmallFile(folder, "chat_template.jinja");
   const specialTokensMapJson = await readSmallFile(folder, "special_tokens_map.json");
+  const addedTokensJson = await readSmallFile(folder, "added_tokens.json");
   return loadTokenizer(
     {
       folderName: folder.name,
@@ -63,6 +64,7 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
       ...(tokenizerConfigJson && { tokenizerConfigJson }),
       ...(chatTemplateJinja && { chatTemplateJinja }),
       ...(specialTokensMapJson && { specialTokensMapJson }),
+      ...(addedTokensJson && { addedTokensJson }),
     },
     rows === undefined ? {} : { vocabularySize: rows },
   );
@@ -80,11 +82,14 @@ export type TextPrompt = string | readonly ChatMessage[];
 
 /**
  * The ids of a prompt: plain text with what the tokenizer adds around it (an empty one becomes the token that begins a
- * text), or messages in the model's chat template with the assistant's answer opened.
+ * text), or messages in the model's chat template with the assistant's answer opened. Throws a PhiError "usage" for an
+ * empty prompt without such a token, and for a token that the model has no row for.
  */
 export function promptIds(prompt: TextPrompt, tokenizer: Tokenizer, bosId: number | undefined): readonly number[] {
-  if (typeof prompt !== "string") return tokenizer.encodeChat(prompt, { addGenerationPrompt: true });
-  const ids = tokenizer.encode(prompt, { addSpecialTokens: true });
+  if (typeof prompt !== "string") {
+    return withRows(tokenizer.encodeChat(prompt, { addGenerationPrompt: true }), tokenizer);
+  }
+  const ids = withRows(tokenizer.encode(prompt, { addSpecialTokens: true }), tokenizer);
   if (ids.length > 0) return ids;
   if (bosId !== undefined) return [bosId];
   throw new PhiError("usage", "expected a prompt, got an empty one", [
@@ -92,10 +97,34 @@ export function promptIds(prompt: TextPrompt, tokenizer: Tokenizer, bosId: numbe
   ]);
 }
 
+/** The ids of a text, refused where one is an added token past the model's embedding. */
+export function withRows(ids: readonly number[], tokenizer: Tokenizer): readonly number[] {
+  const rows = tokenizer.embeddingRows ?? Number.POSITIVE_INFINITY;
+  const missing = ids.find((id) => id >= rows);
+  if (missing === undefined) return ids;
+  const token = `"${printable(tokenizer.tokenOf(missing) ?? "")}"`;
+  throw new PhiError("usage", `the prompt: expected tokens of the model's ${rows}, got ${token}, token ${missing}`, [
+    "The tokenizer's files add this token, and the model has no row for it: write the prompt without it.",
+  ]);
+}
+
+/** Ids that end a generation: those of the model's files, and those of its tokenizer's. */
+export function endIdsOf(eosIds: readonly number[], tokenizer: Tokenizer | undefined): readonly number[] {
+  return [...new Set([...eosIds, ...(tokenizer?.endIds ?? [])])];
+}
+
 /** The options of the draw: the model's own defaults, where it is meant to be sampled, under what was chosen. */
 export function samplingUnder(defaults: GenerationDefaults, chosen: SamplingOptions): SamplingOptions {
   const { doSample, bosId, eosIds, notes, ...sampling } = defaults;
   return { ...(doSample && { temperature: 1, ...sampling }), ...chosen };
+}
+
+/** Stop strings: those of generation_config.json, where the engine reads them, and those that were asked for. */
+export function stopsUnder(
+  { stopStrings = [] }: GenerationDefaults & { readonly stopStrings?: readonly string[] },
+  asked: readonly string[],
+): readonly string[] {
+  return [...stopStrings, ...asked];
 }
 
 /** A piece of the answer: a new token and the text that is certain with it. */
@@ -109,16 +138,24 @@ export interface TextPiece {
 }
 
 /**
- * Tokens as text. Without a tokenizer the text is empty. A stop string and what follows it are never given out, nor
- * asked of the model any more. What was held back is given out also when the generation fails: then it fails after it.
+ * Tokens as text that goes on from the prompt's. Without a tokenizer the text is empty. A stop string and what follows it
+ * are never given out, nor asked of the model any more. What was held back is given out also when the generation fails:
+ * then it fails after it.
  */
 export async function* textPieces(
   tokens: AsyncGenerator<GeneratedToken, GenerationResult, boolean | undefined>,
   tokenizer: Tokenizer | undefined,
   stops: readonly string[],
+  prompt: readonly number[],
 ): AsyncGenerator<TextPiece, GenerationResult, undefined> {
   const filter = stopFilter(stops);
-  const stream = tokenizer?.stream({ skipSpecialTokens: true });
+  /** Made when the first token is there: the prompt's text is worked out while the GPU goes on. */
+  let stream: TextStream | undefined;
+  const textOf = (id: number): string => {
+    if (tokenizer === undefined) return "";
+    stream ??= tokenizer.stream({ skipSpecialTokens: true, after: prompt });
+    return filter.push(stream.push(id), tokenizer.isSpecial(id) ? tokenizer.tokenOf(id) : "");
+  };
   const rest = () => (stream === undefined ? "" : filter.push(stream.flush()) + filter.flush());
   try {
     for (;;) {
@@ -129,8 +166,7 @@ export async function* textPieces(
         return next.value;
       }
       const { id, logprob } = next.value;
-      const text = stream === undefined ? "" : filter.push(stream.push(id));
-      yield { text, id, ...(logprob !== undefined && { logprob }) };
+      yield { text: textOf(id), id, ...(logprob !== undefined && { logprob }) };
     }
   } catch (error) {
     const text = rest();
