@@ -19,20 +19,14 @@ export interface AddedToken {
   readonly special: boolean;
 }
 
-/** What is looked for in a text. A token that was listed twice with other flags may be looked for both ways. */
-export interface TokenPattern {
-  readonly content: string;
-  readonly normalized: boolean;
-  readonly id: number;
-}
-
 /** All added tokens of a tokenizer. */
 export interface AddedTokens {
   /** By id; of two entries of one token the later one counts. */
   readonly byId: ReadonlyMap<number, AddedToken>;
-  readonly patterns: readonly TokenPattern[];
-  /** Left out of the decoded text on request. */
-  readonly specialIds: ReadonlySet<number>;
+  /** The tokens that any entry says are special. */
+  readonly special: ReadonlySet<string>;
+  /** Ids of the tokens that any entry says are normalized: they are decoded to their normalized text. */
+  readonly normalizedIds: ReadonlySet<number>;
 }
 
 /**
@@ -53,8 +47,8 @@ export interface AddedTokenList {
 export function addedTokenList(vocabulary: ReadonlyMap<string, number>): AddedTokenList {
   const byId = new Map<number, AddedToken>();
   const idOf = new Map<string, number>();
-  const special = new Map<string, Omit<AddedToken, "id">>();
-  const plain: Omit<AddedToken, "id">[] = [];
+  const special = new Set<string>();
+  const normalizedIds = new Set<number>();
   let largest = 0;
   const isSame = (a: Omit<AddedToken, "id">, b: Omit<AddedToken, "id">): boolean =>
     a.content === b.content &&
@@ -80,21 +74,16 @@ export function addedTokenList(vocabulary: ReadonlyMap<string, number>): AddedTo
     },
     add(token) {
       const { content } = token;
-      if (token.special && !special.has(content)) special.set(content, token);
+      if (token.special) special.add(content);
       const id = idFor(content);
       if (has(token)) return id;
       largest = Math.max(largest, id);
       idOf.set(content, id);
       byId.set(id, { ...token, id });
-      if (!special.has(content)) plain.push(token);
+      if (token.normalized) normalizedIds.add(id);
       return id;
     },
-    done() {
-      const patterns = [...special.values(), ...plain].map(
-        ({ content, normalized }): TokenPattern => ({ content, normalized, id: idOf.get(content) ?? 0 }),
-      );
-      return { byId, patterns, specialIds: new Set([...special.keys()].map((content) => idOf.get(content) ?? 0)) };
-    },
+    done: () => ({ byId, special, normalizedIds }),
   };
 }
 
@@ -163,14 +152,15 @@ export function splitAtTokens(
     at = end;
     if (!wanted(token)) continue;
     if (token.singleWord && (wordEndsAt(text, start) || wordStartsAt(text, end))) continue;
-    if (token.lstrip) start = blanksBefore(text, start, done);
+    if (token.lstrip) start = Math.max(blanksBefore(text, start, done), done);
     if (token.rstrip) {
       if (end > blanksEnd) blanksEnd = blanksAtStart(text, end);
       end = Math.max(end, blanksEnd);
     }
     if (start > done) parts.push(text.slice(done, start));
-    parts.push(token);
-    // The next match is looked for from this one's own end, among the blanks that rstrip took: so does `tokenizers`.
+    // The next match is looked for from this one's own end, among the blanks that rstrip took: so does `tokenizers`. One
+    // of which lstrip leaves nothing there is none.
+    if (end > start) parts.push(token);
     done = end;
   }
   if (done < text.length) parts.push(text.slice(done));

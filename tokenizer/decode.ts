@@ -57,7 +57,7 @@ function streamFromStart(definition: Definition, hiddenIds: ReadonlySet<number>)
   let doubtful = 0;
   return {
     push(id) {
-      const token = hiddenIds.has(id) ? undefined : definition.tokenOf[id];
+      const token = hiddenIds.has(id) ? undefined : (definition.decoded[id] ?? definition.tokenOf[id]);
       if (token === undefined) return "";
       const text = run(token, 0);
       const trailing = trailingReplacements(text);

@@ -16,6 +16,7 @@ import {
 } from "./components.ts";
 import { printable, TokenizerError } from "./error.ts";
 import { countAt, fail, file, flagAt, type Json, listAt, objectAt, stringAt } from "./json.ts";
+import { normalize } from "./normalize.ts";
 
 export interface Merges {
   /** [left, right, result] ids of each merge. */
@@ -32,6 +33,8 @@ export interface Definition {
   readonly idOf: ReadonlyMap<string, number>;
   /** Token of every id; a hole where no token has the id. */
   readonly tokenOf: readonly (string | undefined)[];
+  /** What is decoded in a token's place, where that is other text: a normalized one's. */
+  readonly decoded: readonly (string | undefined)[];
   readonly added: AddedTokens;
   readonly normalizer: readonly NormalizerStep[];
   readonly preTokenizer: readonly PreTokenizerStep[];
@@ -69,7 +72,7 @@ export interface ListedToken extends Omit<AddedToken, "id"> {
 }
 
 /** What the other files of a tokenizer add to tokenizer.json's tokens, of which it is given the list. */
-export type MoreTokens = (added: AddedTokenList) => readonly ListedToken[];
+export type MoreTokens = (added: AddedTokenList, own: readonly ListedToken[]) => readonly ListedToken[];
 
 /**
  * Check a parsed tokenizer.json. `embeddingRows` is the number of rows of the model's embedding: a token of the model's
@@ -98,13 +101,20 @@ export function readDefinition(json: Json, embeddingRows?: number, more: MoreTok
   const merges = readMerges(model.merges, vocabulary, subwordPrefix, notes);
   const normalizer = readNormalizer(json.normalizer, "normalizer", 0);
   const list = addedTokenList(vocabulary);
-  listTokens(list, readAddedTokens(json.added_tokens, notes), notes);
-  listTokens(list, more(list), notes);
+  const own = readAddedTokens(json.added_tokens, notes);
+  listTokens(list, own, notes);
+  listTokens(list, more(list, own), notes);
   const added = list.done();
   const idOf = new Map(vocabulary);
+  const decoded: (string | undefined)[] = [];
   for (const { content, id } of added.byId.values()) {
     idOf.set(content, id);
     tokenOf[id] = content;
+    if (!added.normalizedIds.has(id)) continue;
+    const { text } = normalize(content, normalizer);
+    if (text !== content) decoded[id] = text;
+    if (text === "")
+      notes.push(`${file}: added token "${printable(content)}": the normalizer leaves nothing of it to find`);
   }
   noteMissingRows(file, tokenOf, added, embeddingRows, notes);
   const decoder = readDecoder(json.decoder);
@@ -121,6 +131,7 @@ export function readDefinition(json: Json, embeddingRows?: number, more: MoreTok
     vocabulary,
     idOf,
     tokenOf,
+    decoded,
     added,
     normalizer,
     preTokenizer: readPreTokenizer(json.pre_tokenizer),

@@ -1,5 +1,5 @@
 /** From a text to ids: added tokens are found, what is between them is normalized, cut into pieces and merged. */
-import { type AddedToken, createFinder, splitAtTokens, type TokenPattern } from "./added.ts";
+import { type AddedToken, createFinder, splitAtTokens } from "./added.ts";
 import type { Definition } from "./definition.ts";
 import { TokenizerError } from "./error.ts";
 import type { SpecialTokens } from "./files.ts";
@@ -39,38 +39,33 @@ export function createEncoder(
 ): (text: string, options: EncodeOptions) => number[] {
   const { added, normalizer, preTokenizer } = definition;
   const controls = new Set(controlTokens(definition, specials).map((token) => token.id));
-  const finder = (normalized: boolean, written: (content: string) => string) =>
-    createFinder(
-      added.patterns
-        .filter((pattern) => pattern.normalized === normalized)
-        .flatMap(({ content, id }: TokenPattern) => {
-          const token = added.byId.get(id);
-          return token === undefined ? [] : [[written(content), token] as const];
-        }),
-    );
-  const findRaw = finder(false, (content) => content);
-  const findNormalized = finder(true, (content) => normalize(content, normalizer));
+  const tokens = [...added.byId.values()];
+  const findRaw = createFinder(tokens.filter(({ normalized }) => !normalized).map((token) => [token.content, token]));
+  const findNormalized = createFinder(
+    tokens.filter(({ normalized }) => normalized).map((token) => [normalize(token.content, normalizer).text, token]),
+  );
   const model = createModel(definition, controls);
 
   return (text, { allowControl, mark }) => {
     if (text.length > longestText) {
       throw new TokenizerError(`text: expected at most ${longestText} characters, got ${text.length}`, [], 2);
     }
-    const wanted = ({ id }: AddedToken): boolean =>
-      (allowControl || !controls.has(id)) && !(splitSpecial && added.specialIds.has(id));
+    const wanted = ({ id, content }: AddedToken): boolean =>
+      (allowControl || !controls.has(id)) && !(splitSpecial && added.special.has(content));
     const ids: number[] = [];
     for (const part of splitAtTokens(text, findRaw, wanted)) {
       if (typeof part !== "string") {
         ids.push(part.id);
         continue;
       }
-      for (const inner of splitAtTokens(normalize(part, normalizer), findNormalized, wanted)) {
+      const { text: normalized, keepsStart } = normalize(part, normalizer);
+      for (const inner of splitAtTokens(normalized, findNormalized, wanted)) {
         if (typeof inner !== "string") {
           ids.push(inner.id);
           continue;
         }
         const plain = mark === undefined ? inner : inner.replaceAll(mark, "");
-        for (const piece of preTokenize(plain, preTokenizer, ids.length === 0)) {
+        for (const piece of preTokenize(plain, preTokenizer, keepsStart && ids.length === 0)) {
           model(piece, ids, allowControl && mark === undefined);
         }
       }

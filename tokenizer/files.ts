@@ -37,7 +37,7 @@ export function readVocabularyFile(
 ): Definition {
   if (files.tokenizerJson !== undefined) {
     const json = parseJsonFile("tokenizer.json", files.tokenizerJson);
-    return readDefinition(json, vocabularySize, (added) => moreTokens(settings, json, added, vocabularySize));
+    return readDefinition(json, vocabularySize, (added, own) => moreTokens(settings, own, added, vocabularySize));
   }
   if (files.ranks !== undefined) return readRanks(files.ranks, vocabularySize);
   throw new TokenizerError(`${printable(files.folderName)}: expected a tokenizer.json or ${ranksFile}, found neither`, [
@@ -202,35 +202,45 @@ function readAddedFile(json: Json, specials: ReadonlySet<string>): readonly List
 }
 
 /**
- * The tokens that tokenizer.json lacks, or has with other flags, in the order in which `transformers` adds them
- * (`TokenizersBackend.__init__`): those listed with ids, then special ones.
+ * The tokens that the other files add to tokenizer.json's own, or say with other flags, in the order in which
+ * `transformers` adds them (`TokenizersBackend.__init__`): those listed with ids, then special ones.
  */
 function moreTokens(
   settings: Settings,
-  tokenizerJson: Json,
+  own: readonly ListedToken[],
   added: AddedTokenList,
   vocabularySize: number | undefined,
 ): readonly ListedToken[] {
   const { config, named, extra, listed } = settings;
-  const stated = new Set<unknown>();
-  // Of the older files' tokens, those whose id tokenizer.json states for one of its own do not count.
-  if (config.added_tokens_decoder === undefined && Array.isArray(tokenizerJson.added_tokens)) {
-    for (const entry of tokenizerJson.added_tokens) stated.add(Object(entry).id);
-  }
+  // The older files know fewer flags than tokenizer.json, which has the last word there.
+  const isOld = config.added_tokens_decoder === undefined;
+  const byId = new Map([...listed, ...(isOld ? own : [])].map((token) => [token.id ?? 0, token]));
   const names = new Set([...named.values()].map(({ content }) => content));
-  const more: ListedToken[] = listed
-    .filter((token) => token.content !== "" && !stated.has(token.id) && !added.has(token))
-    .map((token) => ({ ...token, special: token.special || names.has(token.content) }));
-  const known = new Set([...added.contents, ...more.map(({ content }) => content)]);
-  for (const [name, { isString, ...token }] of [...named, ...extra.map((token) => ["", token] as const)]) {
-    if (token.content === "" || known.has(token.content)) continue;
-    known.add(token.content);
+  const asNamed = (token: ListedToken): ListedToken => ({
+    ...token,
+    special: token.special || names.has(token.content),
+  });
+  const withIds = [...byId.values()]
+    .filter(({ content }) => content !== "")
+    .sort((a, b) => (a.id ?? 0) - (b.id ?? 0))
+    // What tokenizer.json states wrongly has been noted.
+    .map((token) => asNamed(own.includes(token) ? withoutId(token) : token));
+  const known = new Set([...added.contents, ...withIds.map(({ content }) => content)]);
+  const more: (ListedToken & { readonly isString: boolean })[] = [];
+  for (const [name, token] of [...named, ...extra.map((token) => ["", token] as const)]) {
+    // The same token is added again where one of the two is written with its flags.
+    const isThere = more.some(({ content, isString }) => content === token.content && isString && token.isString);
+    if (token.content === "" || known.has(token.content) || isThere) continue;
     // phi-4 names U+FFFD, for which its model has no row: a text that has that character would end its use there.
     const below = name === "unk_token" ? { below: vocabularySize ?? 0 } : {};
     const place = name === "" ? configFile : `${configFile}: ${name}`;
-    more.push({ ...token, special: token.special || names.has(token.content), place, ...below });
+    more.push({ ...asNamed({ ...token, place }), isString: token.isString, ...below });
   }
-  return more;
+  return [...withIds, ...more.map(({ isString, ...token }) => token)];
+}
+
+function withoutId({ id, ...token }: ListedToken): ListedToken {
+  return token;
 }
 
 /** The chat template, why it cannot be read, or null where there is none. A template of its own file wins. */

@@ -128,7 +128,11 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
   const definition = readVocabularyFile(files, settings, options.vocabularySize);
   const template = readChatTemplate(files, config);
   const encoder = createEncoder(definition, specialTokens, settings.splitSpecial);
-  const { specialIds } = definition.added;
+  const { special, byId } = definition.added;
+  // As `tokenizers` does, by the text: a token that is written as a special one once it is normalized is left out too.
+  const specialIds = new Set(
+    [...byId.values()].filter(({ id, content }) => special.has(definition.decoded[id] ?? content)).map(({ id }) => id),
+  );
   const idOf = (token: string | null): number | null => (token === null ? null : (definition.idOf.get(token) ?? null));
 
   const stream: Tokenizer["stream"] = ({ skipSpecialTokens = false, after = [] } = {}) =>

@@ -85,6 +85,7 @@ export function readRanks(bytes: Uint8Array, embeddingRows?: number): Definition
     vocabulary,
     idOf,
     tokenOf,
+    decoded: [],
     added,
     normalizer: [],
     preTokenizer: [
