@@ -62,7 +62,7 @@ export function stopFilter(stops: readonly string[]): StopFilter {
       const cut = Math.min(shown.begins, shownOffset(marks, all.begins));
       const text = held.slice(0, cut);
       held = held.slice(cut);
-      marks = marksFrom(marks, all.begins).map((mark) => ({ ...mark, at: mark.at - cut }));
+      marks = marksFrom(marks, cut, all.begins).map((mark) => ({ ...mark, at: mark.at - cut }));
       return text;
     },
     flush() {
@@ -93,12 +93,12 @@ function shownOffset(marks: readonly Mark[], offset: number): number {
   return offset - hidden;
 }
 
-/** The marks that end after an offset in the text with marks. */
-function marksFrom(marks: readonly Mark[], offset: number): Mark[] {
+/** The marks within the text from `cut` on, and of those before all of it the ones that end after `begins`. */
+function marksFrom(marks: readonly Mark[], cut: number, begins: number): Mark[] {
   let hidden = 0;
   return marks.filter(({ at, text }) => {
     hidden += text.length;
-    return at + hidden > offset;
+    return at > cut || (at === cut && at + hidden > begins);
   });
 }
 

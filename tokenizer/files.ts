@@ -66,6 +66,9 @@ export interface Settings {
 
 type Token = Omit<ListedToken, "place"> & { readonly isString: boolean };
 
+/** The second is the older name: it counts where the first is no list, or an empty one. */
+const extraName = "extra_special_tokens";
+const olderExtraName = "additional_special_tokens";
 const configFile = "tokenizer_config.json";
 const mapFile = "special_tokens_map.json";
 const addedFile = "added_tokens.json";
@@ -95,16 +98,21 @@ export function readSettings(files: TokenizerFiles): Settings {
     // Other fields of such names are switches: add_bos_token.
     if (isRole || typeof value === "string" || isTokenJson(value)) named.set(name, tokenAt(value, `${file}: ${name}`));
   }
-  const [extraFile, extraName, extraValue] = extraOf(fields);
   const extra: Token[] = [];
-  if (Array.isArray(extraValue)) {
-    for (const [i, value] of extraValue.entries()) extra.push(tokenAt(value, `${extraFile}: ${extraName}[${i}]`));
-  } else if (typeof extraValue === "object" && extraValue !== null) {
+  const [extraFile, extraValue = null] = fields.get(extraName) ?? [configFile];
+  if (typeof extraValue === "object" && extraValue !== null && !Array.isArray(extraValue)) {
     for (const [name, value] of Object.entries(extraValue)) {
       if (!named.has(name)) named.set(name, tokenAt(value, `${extraFile}: ${extraName}.${name}`));
     }
-  } else if (extraValue !== undefined && extraValue !== null) {
-    throw new TokenizerError(`${extraFile}: ${extraName}: expected a list of tokens or an object`);
+  }
+  const isList = Array.isArray(extraValue) && extraValue.length > 0;
+  for (const name of isList ? [extraName] : [extraName, olderExtraName]) {
+    const [file, value = null] = fields.get(name) ?? [configFile];
+    if (Array.isArray(value)) {
+      for (const [i, token] of value.entries()) extra.push(tokenAt(token, `${file}: ${name}[${i}]`));
+    } else if (value !== null && (name !== extraName || typeof value !== "object")) {
+      throw new TokenizerError(`${file}: ${name}: expected a list of tokens`);
+    }
   }
   const textOf = (name: string): string | null => named.get(name)?.content || null;
   const notes: string[] = [];
@@ -116,7 +124,11 @@ export function readSettings(files: TokenizerFiles): Settings {
     throw new TokenizerError(`${configFile}: split_special_tokens: expected true or false`);
   }
   if (splitSpecial) notes.push(`${configFile}: split_special_tokens: special tokens in a text stay text`);
-  const specials = new Set([...named.values(), ...extra].map(({ content }) => content));
+  // The tokens of added_tokens.json that are special. `transformers` asks before it reads tokenizer_config.json's objects.
+  const plainNamed = [...named].filter(
+    ([name, { isString }]) => roles.includes(name) && (isString || fields.get(name)?.[0] === mapFile),
+  );
+  const specials = new Set([...plainNamed.map(([, token]) => token), ...extra].map(({ content }) => content));
   return {
     config,
     specialTokens: {
@@ -131,15 +143,6 @@ export function readSettings(files: TokenizerFiles): Settings {
     splitSpecial,
     notes,
   };
-}
-
-/** `extra_special_tokens`, or its older name where it is empty. */
-function extraOf(fields: ReadonlyMap<string, readonly [string, unknown]>): readonly [string, string, unknown] {
-  const [file = configFile, value] = fields.get("extra_special_tokens") ?? [];
-  const isEmpty = value === undefined || value === null || Object.keys(Object(value)).length === 0;
-  const older = fields.get("additional_special_tokens");
-  if (isEmpty && older !== undefined) return [older[0], "additional_special_tokens", older[1]];
-  return [file, "extra_special_tokens", value];
 }
 
 function isTokenJson(value: unknown): value is Json {

@@ -20,7 +20,7 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 
 transformers.logging.set_verbosity_error()
-VARIANTS = 480
+VARIANTS = 240
 rng = random.Random(20231)
 here = os.path.dirname(os.path.abspath(__file__))
 target = os.path.join(here, "../fixtures/tokenizers/differential.json")
