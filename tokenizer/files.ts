@@ -37,12 +37,22 @@ export function readVocabularyFile(
 ): Definition {
   if (files.tokenizerJson !== undefined) {
     const json = parseJsonFile("tokenizer.json", files.tokenizerJson);
-    return readDefinition(json, vocabularySize, (added, own) => moreTokens(settings, own, added, vocabularySize));
+    const definition = readDefinition(json, vocabularySize, (added, own) =>
+      moreTokens(settings, own, added, vocabularySize),
+    );
+    return { ...definition, notes: [...definition.notes, ...prefixSpaceNotes(definition, settings.config)] };
   }
   if (files.ranks !== undefined) return readRanks(files.ranks, vocabularySize);
   throw new TokenizerError(`${printable(files.folderName)}: expected a tokenizer.json or ${ranksFile}, found neither`, [
     "Download the checkpoint's tokenizer files too, or give token ids instead of text.",
   ]);
+}
+
+/** Classes of `transformers` that build a tokenizer anew take this switch from here; tokenizer.json's counts with us. */
+function prefixSpaceNotes({ preTokenizer }: Definition, { add_prefix_space: wanted }: Json): readonly string[] {
+  const step = preTokenizer.find(({ type }) => type === "ByteLevel");
+  if (typeof wanted !== "boolean" || step?.type !== "ByteLevel" || step.prefixSpace === wanted) return [];
+  return [`${configFile}: add_prefix_space: ${wanted} is not done, tokenizer.json has ${step.prefixSpace}`];
 }
 
 function readOptional(name: string, bytes: Uint8Array | undefined): Json {

@@ -74,8 +74,8 @@ test("a prompt with a token that has no row in the embedding is refused by its t
 });
 
 test("--stop reads escapes, and meets special tokens in prompts files, which may begin with a byte order mark", async () => {
-  const escaped = await phi(["generate", "-n", "60", "--ignore-eos", "--json", "--stop", "\\n", "Once upon a time"]);
-  const real = await phi(["generate", "-n", "60", "--ignore-eos", "--json", "--stop", "\n", "Once upon a time"]);
+  const escaped = await phi(["generate", "-n", "30", "--ignore-eos", "--json", "--stop", "\\n", "def add(a, b)"]);
+  const real = await phi(["generate", "-n", "30", "--ignore-eos", "--json", "--stop", "\n", "def add(a, b)"]);
   const { text, finish_reason, token_ids } = JSON.parse(escaped.stdout);
   expect({ text, finish_reason, token_ids }).toEqual({
     text: JSON.parse(real.stdout).text,
