@@ -180,6 +180,7 @@ class Chat {
     const ids = withCachedTurn(this.#form.encode(kept), this.#cached, this.#tokenizer);
     const generated: number[] = [];
     let text = "";
+    const begin = answerBegin();
     let result: GenerationResult | undefined;
     const answering = new AbortController();
     this.#answering = answering;
@@ -207,8 +208,7 @@ class Chat {
           break;
         }
         if (next.value.id !== undefined) generated.push(next.value.id);
-        // A base model's answer begins with the blank after the colon.
-        const piece = text === "" ? next.value.text.trimStart() : next.value.text;
+        const piece = begin(next.value.text);
         text += piece;
         await printUntrusted(piece, this.#options.rawOutput);
       }
@@ -225,7 +225,7 @@ class Chat {
     const first = kept[0]?.role === "system" ? 1 : 0;
     this.#cached = { prompt: ids, generated };
     if (text.trim() !== "" || !answering.signal.aborted) {
-      this.#messages = [...kept.slice(first), { role: "assistant", content: text.trim() }];
+      this.#messages = [...kept.slice(first), { role: "assistant", content: text.trimEnd() }];
     }
     if (answering.signal.aborted) note(this.#stats);
     else if (this.#options.stats) process.stderr.write(`${this.#stats}\n`);
@@ -283,6 +283,22 @@ class Chat {
   }
 }
 
+/**
+ * Pieces of an answer without what only parts it from what stands before: empty lines, and the blank after a colon or of a
+ * word (SentencePiece). Several blanks are an indentation and stay.
+ */
+function answerBegin(): (piece: string) => string {
+  let held: string | undefined = "";
+  return (piece) => {
+    if (held === undefined) return piece;
+    held += piece;
+    if (held.trimStart() === "") return "";
+    const text = held.replace(/^\s*[\r\n]/, "").replace(/^ (?! )/, "");
+    held = undefined;
+    return text;
+  };
+}
+
 /** Messages of an input: lines, joined where one ends in a backslash or `"""` stands around them. Empty ones are left out. */
 async function* messagesOf(lines: Interface, isTerminal: boolean): AsyncGenerator<string, void, undefined> {
   let open: "no" | "line" | "block" = "no";
@@ -293,8 +309,10 @@ async function* messagesOf(lines: Interface, isTerminal: boolean): AsyncGenerato
     lines.prompt();
   };
   ask();
+  let isFirst = true;
   for await (const line of lines) {
-    let piece = line;
+    let piece = isFirst ? line.replace(/^\ufeff/, "") : line;
+    isFirst = false;
     if (open === "no" && piece.trimStart().startsWith('"""')) {
       open = "block";
       piece = piece.trimStart().slice(3);
@@ -341,7 +359,7 @@ async function save(path: string, messages: readonly ChatMessage[]): Promise<voi
 async function load(path: string): Promise<readonly ChatMessage[]> {
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = (await readFile(path, "utf8")).replace(/^\ufeff/, "");
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new PhiError("io", `${printable(path)}: cannot be read: ${printable(reason)}`);

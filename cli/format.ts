@@ -1,4 +1,5 @@
 /** Numbers as people read them. */
+import { printable } from "../engine/errors.ts";
 
 /** `134217728` → `128 MiB`. */
 export function formatBytes(bytes: number): string {
@@ -21,4 +22,16 @@ export function jsonLine(value: unknown): string {
 /** Whether sizes of phi tune are in use. */
 export function tuningText(kernels: readonly string[]): string {
   return kernels.length === 0 ? "default sizes" : `sizes of phi tune for ${kernels.join(", ")}`;
+}
+
+/** The tokens that end a text: `ends at 7 "<|end|>", 0 "<|endoftext|>"`. */
+export function endTokensText(
+  ids: readonly number[],
+  tokenizer: { tokenOf(id: number): string | undefined } | undefined,
+): string {
+  const tokens = ids.map((id) => {
+    const token = tokenizer?.tokenOf(id);
+    return token === undefined ? String(id) : `${id} "${printable(token)}"`;
+  });
+  return tokens.length === 0 ? "no token ends a text" : `a text ends at ${tokens.join(", ")}`;
 }

@@ -12,7 +12,7 @@ import type { TextModel } from "../library/index.ts";
 import { promptIds, samplingUnder } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
-import { formatBytes, jsonLine, tuningText } from "./format.ts";
+import { endTokensText, formatBytes, jsonLine, tuningText } from "./format.ts";
 import { readText } from "./input.ts";
 import { checkMemory, describeModel, type OpenedModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds } from "./options.ts";
@@ -73,7 +73,7 @@ export async function generate(
   checkMemory(described, adapter.adapter);
   const needsText = options.ids === undefined && !options.explain;
   // Before the weights: a prompt that cannot be read is said at once.
-  const text = needsText ? (prompt ?? (await readText(process.stdin, options.lossy ?? false, signal))) : "";
+  const text = needsText ? (prompt ?? (await promptOnStdin(options, signal))) : "";
   signal.throwIfAborted();
   const tokenizing = needsText ? "required" : options.explain ? "none" : "optional";
   let ids = options.ids ?? [];
@@ -104,6 +104,11 @@ export async function generate(
   } finally {
     opened.dispose();
   }
+}
+
+/** The text on stdin without a byte order mark, which an editor wrote and no author. */
+async function promptOnStdin({ lossy = false }: GenerateCommandOptions, signal: AbortSignal): Promise<string> {
+  return (await readText(process.stdin, lossy, signal)).replace(/^\ufeff/, "");
 }
 
 /**
@@ -266,7 +271,7 @@ function statsText({ model, adapter }: OpenedModel, { finishReason, stats }: Gen
     ...(recomputeMs > 0
       ? [`rope     all run again with longrope's long factors in ${recomputeMs.toFixed(1)} ms of the decode`]
       : []),
-    `ended    ${finishReason} after ${newTokens} new tokens`,
+    `ended    ${finishReason} after ${newTokens} new tokens; ${endTokensText(model.eosIds, model.tokenizer)}`,
     `memory   weights ${formatBytes(weightsBytes)}, cache ${formatBytes(kvBytes)}, activations ${formatBytes(arenaBytes)}; host ${formatBytes(process.memoryUsage().rss)}`,
     "",
   ].join("\n");

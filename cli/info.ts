@@ -9,11 +9,11 @@ import {
   type QuantizeDescription,
   type StoredQuantization,
 } from "../engine/index.ts";
-import { openTokenizer } from "../library/text.ts";
+import { endIdsOf, openTokenizer } from "../library/text.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapterOrRestart, wantedAdapter } from "./adapter.ts";
 import { judge, type Verdict } from "./fit.ts";
-import { formatBytes, jsonLine } from "./format.ts";
+import { endTokensText, formatBytes, jsonLine } from "./format.ts";
 import { openModelFolder } from "./model.ts";
 import { note, print } from "./output.ts";
 import { loadOptions, type RunOptions } from "./run.ts";
@@ -88,6 +88,7 @@ function table(
       : []),
     ["tokenizer", tokenizerText(text)],
     ["chat", chatText(text)],
+    ["end", endTokensText(endIds(model, text), text.tokenizer)],
   ];
   return `${printable(description.name)}\n${rows.map(([key = "", value]) => `  ${key.padEnd(12)} ${value}\n`).join("")}`;
 }
@@ -155,13 +156,18 @@ function chatText({ tokenizer }: TextFacts): string {
   return tokenizer?.hasChatTemplate ? "template present" : "no template";
 }
 
+function endIds(model: ModelDescription | undefined, { tokenizer }: TextFacts): readonly number[] {
+  return endIdsOf(model?.generationDefaults.eosIds ?? [], tokenizer);
+}
+
 function report(
   description: CheckpointDescription,
   needs: GpuNeeds | undefined,
   verdict: Verdict | undefined,
-  { tokenizer, problem }: TextFacts,
+  text: TextFacts,
 ) {
   const { model } = description;
+  const { tokenizer, problem } = text;
   return {
     name: description.name,
     files: description.files,
@@ -224,6 +230,7 @@ function report(
     },
     tokenizer: tokenizer ? { tokens: tokenizer.vocabularySize } : null,
     tokenizer_problem: problem?.message ?? null,
+    end_ids: endIds(model, text),
     chat_template: tokenizer?.hasChatTemplate ?? false,
     chat_template_problem: tokenizer?.chatTemplateError?.message ?? null,
     problem: description.problem?.message ?? null,

@@ -30,6 +30,11 @@ export function invalidUtf8Offset(bytes: Uint8Array): number {
   return at;
 }
 
+/** Without the mark that some editors write at a file's beginning. */
+export function withoutByteOrderMark(bytes: Uint8Array): Uint8Array {
+  return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes;
+}
+
 /** Bytes as text, kept as they are (a BOM too). Invalid UTF-8 is a usage error unless `lossy` (then U+FFFD). */
 export function decodeUtf8(bytes: Uint8Array, source: string, lossy: boolean): string {
   if (!lossy) {

@@ -105,7 +105,19 @@ export function logitBiasOption(text: string, previous: ReadonlyMap<number, numb
   return new Map(previous).set(Number(id), Number(value));
 }
 
-/** Adds one stop string to those read so far. */
+/**
+ * Adds one stop string of the command line, where `\n`, `\r`, `\t` and `\\` stand for a line's end, a tab, a backslash:
+ * not every shell can write them.
+ */
+export function escapedStopOption(text: string, previous: readonly string[]): readonly string[] {
+  const written: Readonly<Record<string, string>> = { "\\n": "\n", "\\r": "\r", "\\t": "\t", "\\\\": "\\" };
+  return stopOption(
+    text.replace(/\\[nrt\\]/g, (code) => written[code] ?? code),
+    previous,
+  );
+}
+
+/** Adds one stop string to those read so far, as it is. */
 export function stopOption(text: string, previous: readonly string[]): readonly string[] {
   return [...previous, nameOption("--stop")(text)];
 }

@@ -8,7 +8,7 @@ import { parseExactJson, TokenizerError } from "../tokenizer/index.ts";
 import { openAdapterOrRestart } from "./adapter.ts";
 import { jsonLine } from "./format.ts";
 import { checkPrompt, collect, type GenerateCommandOptions, outcomeJson, samplingOf } from "./generate.ts";
-import { decodeUtf8 } from "./input.ts";
+import { decodeUtf8, withoutByteOrderMark } from "./input.ts";
 import { checkMemory, describeModel, openModel, openModelFolder } from "./model.ts";
 import { checkIds, integerOption, numberOption, stopOption } from "./options.ts";
 import { note, writeAll, writing } from "./output.ts";
@@ -58,8 +58,9 @@ export async function generatePrompts(
     const startMs = performance.now();
     try {
       let number = 0;
-      for await (const line of linesOf(prompts)) {
+      for await (const bytes of linesOf(prompts)) {
         number++;
+        const line = number === 1 ? withoutByteOrderMark(bytes) : bytes;
         if (line.length === 0 || /^\s*$/.test(Buffer.from(line).toString("latin1"))) continue;
         const { id, read } = readLine(line, number, options);
         const earlier = results.ids[counts.there];

@@ -53,7 +53,7 @@ export async function detokenize(
 
 function parseStdin(text: string, parse: (text: string) => unknown = JSON.parse): unknown {
   try {
-    return parse(text);
+    return parse(text.replace(/^\ufeff/, ""));
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new PhiError("usage", `stdin: expected JSON, got ${reason.replace(/\s+/g, " ")}`);

@@ -1,6 +1,7 @@
 /** Conversations: how a model is talked to, and how its answers stay in the cache from turn to turn. */
 import { PhiError, printable } from "../engine/index.ts";
 import { type ChatMessage, type Tokenizer, TokenizerError } from "../tokenizer/index.ts";
+import { withRows } from "./text.ts";
 
 /**
  * `template`: the model's own chat template. `instruct`: `Instruct: … Output:`, as phi-2's model card has it. `dialogue`:
@@ -67,7 +68,7 @@ export function chatForm(tokenizer: Tokenizer, model: ChatModelFacts, asked?: Ch
     );
   }
   if (name === "template") {
-    return { name, stops: [], encode: (messages) => encodeByTemplate(tokenizer, messages) };
+    return { name, stops: [], encode: (messages) => withRows(encodeByTemplate(tokenizer, messages), tokenizer) };
   }
   const { user, assistant, inside, between } = baseForms[name];
   const part = ({ role, content }: ChatMessage): string => {
@@ -85,7 +86,10 @@ export function chatForm(tokenizer: Tokenizer, model: ChatModelFacts, asked?: Ch
     stops: [`\n${user}`],
     encode: (messages) =>
       // Messages are data: a control token's text in them is text.
-      tokenizer.encode(messages.map(part).join(""), { addSpecialTokens: true, allowSpecial: false }),
+      withRows(
+        tokenizer.encode(messages.map(part).join(""), { addSpecialTokens: true, allowSpecial: false }),
+        tokenizer,
+      ),
   };
 }
 

@@ -14,15 +14,17 @@ import {
   type GenerationResult,
   loadModel,
   openSource,
-  PhiError,
 } from "../engine/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { openAdapter } from "./adapter.ts";
+import { checkLoadOptions, checkSource, checkTextOptions, checkTextPrompt } from "./check.ts";
 import {
+  endIdsOf,
   noTokenizer,
   openTokenizer,
   promptIds,
   samplingUnder,
+  stopsUnder,
   type TextPiece,
   type TextPrompt,
   textPieces,
@@ -77,10 +79,10 @@ export interface TextOptions extends Omit<GenerateOptions, "maxTokens"> {
   /** New tokens at most; default 256. */
   readonly maxTokens?: number;
   /**
-   * The text ends before the first of these, also where one is split over tokens. Default: `stop_strings` of
-   * generation_config.json.
+   * The text ends before the first of these, also where one is split over tokens, or is or holds a special token. One may
+   * be given as it is, without a list. Default: `stop_strings` of generation_config.json.
    */
-  readonly stop?: readonly string[];
+  readonly stop?: string | readonly string[];
 }
 
 /** By default every load checks its kernels; `checked` may remember what passed. */
@@ -91,6 +93,8 @@ const defaultMaxTokens = 256;
 
 /** A model with its tokenizer. Calls are served one after the other. `dispose` it. */
 export interface TextModel extends Omit<EngineModel, "generate"> {
+  /** Ids that end a generation: of generation_config.json and config.json, and of the tokenizer (`endIds`). */
+  readonly eosIds: readonly number[];
   /** Undefined where the folder has none, or it was not asked for. */
   readonly tokenizer: Tokenizer | undefined;
   /**
@@ -118,6 +122,8 @@ export function load(
 ): Promise<TextModel & { readonly tokenizer: Tokenizer }>;
 export function load(source: CheckpointSource, options: LoadOptions): Promise<TextModel>;
 export async function load(source: CheckpointSource, options: LoadOptions = {}): Promise<TextModel> {
+  checkSource(source);
+  checkLoadOptions(options);
   const { adapter: asked, tokenizer: wanted = "required", onTokenizer, ...engineOptions } = options;
   const folder = await openSource(source);
   const own = typeof asked === "object" ? undefined : await openAdapter(asked === undefined ? {} : { adapter: asked });
@@ -153,6 +159,7 @@ export async function load(source: CheckpointSource, options: LoadOptions = {}):
 
 /** The tokenizer of a checkpoint, without its model. Throws a TokenizerError, or a PhiError "checkpoint" or "io". */
 export async function loadTokenizer(source: CheckpointSource): Promise<Tokenizer> {
+  checkSource(source);
   const folder = await openSource(source);
   const tokenizer = await openTokenizer(folder);
   if (tokenizer === undefined) throw noTokenizer(folder.name);
@@ -184,24 +191,33 @@ function textModel(model: EngineModel, parsed: ParsedTokenizer, name: string, re
   };
   const idsOf = (prompt: TextPrompt | readonly number[]): readonly number[] =>
     isIds(prompt) ? prompt : promptIds(prompt, needed(), model.bosId);
+  const eosIds = endIdsOf(model.eosIds, tokenizer);
   return {
     ...model,
     tokenizer,
     notes: [...model.notes, ...parsed.notes],
-    async *generate(prompt, { maxTokens = defaultMaxTokens, stop: ownStop, ...options } = {}) {
-      const stop = ownStop ?? (tokenizer === undefined ? [] : (model.generationDefaults.stopStrings ?? []));
-      if (stop.includes("")) throw new PhiError("usage", "stop: expected at least one character, got an empty string");
-      if (stop.length > 0) needed();
+    eosIds,
+    async *generate(prompt, options = {}) {
+      checkTextPrompt(prompt);
+      checkTextOptions(options);
+      const { maxTokens = defaultMaxTokens, stop, ...others } = options;
+      if (stop !== undefined && stop.length > 0) needed();
+      const ids = idsOf(prompt);
       const sampling = samplingUnder(model.generationDefaults, options.sampling ?? {});
       const padding = tokenizer && { vocabularySize: tokenizer.vocabularySize };
-      const tokens = model.generate(idsOf(prompt), { ...padding, ...options, maxTokens, sampling });
-      return yield* textPieces(tokens, tokenizer, stop);
+      const tokens = model.generate(ids, { ...padding, stopIds: eosIds, ...defined(others), maxTokens, sampling });
+      return yield* textPieces(tokens, tokenizer, tokenizer ? stopsUnder(model.generationDefaults, stop) : [], ids);
     },
     dispose() {
       model.dispose();
       release();
     },
   };
+}
+
+/** Options without those that are undefined, which are left to their defaults. */
+function defined<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
 function isIds(prompt: TextPrompt | readonly number[]): prompt is readonly number[] {

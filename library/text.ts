@@ -8,7 +8,7 @@ import {
   printable,
   type SamplingOptions,
 } from "../engine/index.ts";
-import { type ChatMessage, loadTokenizer, ranksFile, type Tokenizer } from "../tokenizer/index.ts";
+import { type ChatMessage, loadTokenizer, ranksFile, type TextStream, type Tokenizer } from "../tokenizer/index.ts";
 import { stopFilter } from "./stop.ts";
 
 /** Files of a tokenizer are read whole, and must not be larger; a vocabulary of 200,000 pieces takes 20 MB. */
@@ -57,6 +57,7 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
   const additionalTemplates = await readAdditionalTemplates(folder);
   const chatTemplateJson = await readSmallFile(folder, "chat_template.json");
   const specialTokensMapJson = await readSmallFile(folder, "special_tokens_map.json");
+  const addedTokensJson = await readSmallFile(folder, "added_tokens.json");
   return loadTokenizer(
     {
       folderName: folder.name,
@@ -67,6 +68,7 @@ export async function openTokenizer(folder: Folder): Promise<Tokenizer | undefin
       additionalTemplates,
       ...(chatTemplateJson && { chatTemplateJson }),
       ...(specialTokensMapJson && { specialTokensMapJson }),
+      ...(addedTokensJson && { addedTokensJson }),
     },
     rows === undefined ? {} : { vocabularySize: rows },
   );
@@ -94,16 +96,35 @@ export type TextPrompt = string | readonly ChatMessage[];
 
 /**
  * The ids of a prompt: plain text with what the tokenizer adds around it (an empty one becomes the token that begins a
- * text), or messages in the model's chat template with the assistant's answer opened.
+ * text), or messages in the model's chat template with the assistant's answer opened. Throws a PhiError "usage" for an
+ * empty prompt without such a token, and for a token that the model has no row for.
  */
 export function promptIds(prompt: TextPrompt, tokenizer: Tokenizer, bosId: number | undefined): readonly number[] {
-  if (typeof prompt !== "string") return tokenizer.encodeChat(prompt, { addGenerationPrompt: true });
-  const ids = tokenizer.encode(prompt, { addSpecialTokens: true });
+  if (typeof prompt !== "string") {
+    return withRows(tokenizer.encodeChat(prompt, { addGenerationPrompt: true }), tokenizer);
+  }
+  const ids = withRows(tokenizer.encode(prompt, { addSpecialTokens: true }), tokenizer);
   if (ids.length > 0) return ids;
   if (bosId !== undefined) return [bosId];
   throw new PhiError("usage", "expected a prompt, got an empty one", [
     "This model has no token that begins a text, so it needs a first word.",
   ]);
+}
+
+/** The ids of a text, refused where one is an added token past the model's embedding. */
+export function withRows(ids: readonly number[], tokenizer: Tokenizer): readonly number[] {
+  const rows = tokenizer.embeddingRows ?? Number.POSITIVE_INFINITY;
+  const missing = ids.find((id) => id >= rows);
+  if (missing === undefined) return ids;
+  const token = `"${printable(tokenizer.tokenOf(missing) ?? "")}"`;
+  throw new PhiError("usage", `the prompt: expected tokens of the model's ${rows}, got ${token}, token ${missing}`, [
+    "The tokenizer's files add this token, and the model has no row for it: write the prompt without it.",
+  ]);
+}
+
+/** Ids that end a generation: those of the model's files, and those of its tokenizer's. */
+export function endIdsOf(eosIds: readonly number[], tokenizer: Tokenizer | undefined): readonly number[] {
+  return [...new Set([...eosIds, ...(tokenizer?.endIds ?? [])])];
 }
 
 /**
@@ -121,6 +142,14 @@ export function samplingUnder(defaults: GenerationDefaults, chosen: SamplingOpti
   return { ...(doSample && drawn), ...always, ...chosen };
 }
 
+/** Stop strings: those that were asked for, or else those of generation_config.json. */
+export function stopsUnder(
+  { stopStrings = [] }: GenerationDefaults,
+  asked: string | readonly string[] | undefined,
+): readonly string[] {
+  return typeof asked === "string" ? [asked] : (asked ?? stopStrings);
+}
+
 /** A piece of the answer: a new token and the text that is certain with it. */
 export interface TextPiece {
   /** Never half a character, and nothing that may yet turn out to begin a stop string; may be empty. */
@@ -132,16 +161,24 @@ export interface TextPiece {
 }
 
 /**
- * Tokens as text. Without a tokenizer the text is empty. A stop string and what follows it are never given out, nor
- * asked of the model any more. What was held back is given out also when the generation fails: then it fails after it.
+ * Tokens as text that goes on from the prompt's. Without a tokenizer the text is empty. A stop string and what follows it
+ * are never given out, nor asked of the model any more. What was held back is given out also when the generation fails:
+ * then it fails after it.
  */
 export async function* textPieces(
   tokens: AsyncGenerator<GeneratedToken, GenerationResult, boolean | undefined>,
   tokenizer: Tokenizer | undefined,
   stops: readonly string[],
+  prompt: readonly number[],
 ): AsyncGenerator<TextPiece, GenerationResult, undefined> {
   const filter = stopFilter(stops);
-  const stream = tokenizer?.stream({ skipSpecialTokens: true });
+  /** Made when the first token is there: the prompt's text is worked out while the GPU goes on. */
+  let stream: TextStream | undefined;
+  const textOf = (id: number): string => {
+    if (tokenizer === undefined) return "";
+    stream ??= tokenizer.stream({ skipSpecialTokens: true, after: prompt });
+    return filter.push(stream.push(id), tokenizer.isSpecial(id) ? tokenizer.tokenOf(id) : "");
+  };
   const rest = () => (stream === undefined ? "" : filter.push(stream.flush()) + filter.flush());
   try {
     for (;;) {
@@ -152,8 +189,7 @@ export async function* textPieces(
         return next.value;
       }
       const { id, logprob } = next.value;
-      const text = stream === undefined ? "" : filter.push(stream.push(id));
-      yield { text, id, ...(logprob !== undefined && { logprob }) };
+      yield { text: textOf(id), id, ...(logprob !== undefined && { logprob }) };
     }
   } catch (error) {
     const text = rest();

@@ -12,7 +12,8 @@ export type NormalizerStep =
   | { readonly type: "Replace"; readonly pattern: Pattern | string; readonly content: string }
   | { readonly type: "Unicode"; readonly form: "NFC" | "NFD" | "NFKC" | "NFKD" }
   | { readonly type: "Strip"; readonly left: boolean; readonly right: boolean }
-  | { readonly type: "Lowercase" };
+  | { readonly type: "Lowercase" }
+  | { readonly type: "StripAccents" };
 
 export type PreTokenizerStep =
   | { readonly type: "ByteLevel"; readonly prefixSpace: boolean; readonly useRegex: boolean }
@@ -100,9 +101,14 @@ export function readNormalizer(value: unknown, root: string, depth: number): rea
           right: flagAt(json, "strip_right", path, false),
         };
       case "Lowercase":
-        return { type: "Lowercase" };
+      case "StripAccents":
+        return { type: json.type };
       default:
-        return fail(`${path}.type`, "Sequence, Prepend, Replace, NFC, NFD, NFKC, NFKD, Strip or Lowercase", json.type);
+        return fail(
+          `${path}.type`,
+          "Sequence, Prepend, Replace, NFC, NFD, NFKC, NFKD, Strip, Lowercase or StripAccents",
+          json.type,
+        );
     }
   });
 }
@@ -222,8 +228,14 @@ export function readPostProcessor(
   const suffixIds: number[] = [];
   for (const { json, path } of flatten(value, "processors", "post_processor", 0)) {
     if (json.type === "ByteLevel") continue;
+    if (json.type === "BertProcessing" || json.type === "RobertaProcessing") {
+      prefixIds.unshift(idOfPair(json.cls, `${path}.cls`));
+      suffixIds.push(idOfPair(json.sep, `${path}.sep`));
+      continue;
+    }
     if (json.type !== "TemplateProcessing") {
-      fail(`${path}.type`, "Sequence, ByteLevel or TemplateProcessing", json.type);
+      const types = "Sequence, ByteLevel, TemplateProcessing, BertProcessing or RobertaProcessing";
+      fail(`${path}.type`, types, json.type);
     }
     const specials = objectAt(json.special_tokens ?? {}, `${path}.special_tokens`);
     const before: number[] = [];
@@ -232,6 +244,7 @@ export function readPostProcessor(
       const where = `${path}.single[${i}]`;
       const part = objectAt(entry, where);
       if (part.Sequence !== undefined) {
+        if (sequenceSeen) fail(where, "one Sequence", "another");
         sequenceSeen = true;
         continue;
       }
@@ -253,4 +266,10 @@ export function readPostProcessor(
     prefixIds.unshift(...before);
   }
   return { prefixIds, suffixIds };
+}
+
+/** The id in `["</s>", 2]`. */
+function idOfPair(value: unknown, path: string): number {
+  const [, id] = listAt(value, path);
+  return countAt(id, `${path}[1]`, 2 ** 32 - 1);
 }

@@ -19,8 +19,34 @@ interface Stage {
   flush(): string;
 }
 
-/** The text of the ids so far. Unknown ids are skipped, as Hugging Face `tokenizers` does; nothing is thrown. */
-export function createTextStream(definition: Definition, hiddenIds: ReadonlySet<number>): TextStream {
+/**
+ * The text of the ids so far. Unknown ids are skipped, as Hugging Face `tokenizers` does; nothing is thrown. With `after`,
+ * the text goes on from those ids: what decoding all gives beyond what decoding those alone gives.
+ */
+export function createTextStream(
+  definition: Definition,
+  hiddenIds: ReadonlySet<number>,
+  after: readonly number[] = [],
+): TextStream {
+  const stream = streamFromStart(definition, hiddenIds);
+  if (after.length === 0) return stream;
+  // What the stages still hold of the text before, as half a run of bytes, comes out with the text that follows.
+  const before = streamFromStart(definition, hiddenIds);
+  for (const id of after) {
+    stream.push(id);
+    before.push(id);
+  }
+  let known = before.flush();
+  const beyond = (text: string): string => {
+    let shared = 0;
+    while (shared < known.length && text[shared] === known[shared]) shared++;
+    known = shared === text.length ? known.slice(shared) : "";
+    return text.slice(shared);
+  };
+  return { push: (id) => beyond(stream.push(id)), flush: () => beyond(stream.flush()) };
+}
+
+function streamFromStart(definition: Definition, hiddenIds: ReadonlySet<number>): TextStream {
   const stages = createStages(definition.decoder);
   const run = (text: string, from: number): string => {
     let piece = text;
@@ -31,7 +57,7 @@ export function createTextStream(definition: Definition, hiddenIds: ReadonlySet<
   let doubtful = 0;
   return {
     push(id) {
-      const token = hiddenIds.has(id) ? undefined : definition.tokenOf[id];
+      const token = hiddenIds.has(id) ? undefined : (definition.decoded[id] ?? definition.tokenOf[id]);
       if (token === undefined) return "";
       const text = run(token, 0);
       const trailing = trailingReplacements(text);

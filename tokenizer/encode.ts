@@ -1,6 +1,6 @@
 /** From a text to ids: added tokens are found, what is between them is normalized, cut into pieces and merged. */
-import { createFinder, splitAtTokens } from "./added.ts";
-import type { AddedToken, Definition } from "./definition.ts";
+import { type AddedToken, createFinder, splitAtTokens } from "./added.ts";
+import type { Definition } from "./definition.ts";
 import { TokenizerError } from "./error.ts";
 import type { SpecialTokens } from "./files.ts";
 import { createModel } from "./model.ts";
@@ -16,7 +16,7 @@ const longestText = 2 ** 26;
  */
 export function controlTokens(definition: Definition, specials: SpecialTokens<string>): readonly AddedToken[] {
   const named = new Set(Object.values(specials));
-  return definition.addedTokens.filter(
+  return [...definition.added.byId.values()].filter(
     (token) => token.special || named.has(token.content) || /^<[^\s].*>$|^\[[A-Z_]+\]$/s.test(token.content),
   );
 }
@@ -28,16 +28,21 @@ export interface EncodeOptions {
   readonly mark?: string;
 }
 
+/**
+ * The encoder of a tokenizer. Tokens that are not normalized are found first, in the raw text; those that are, in what is
+ * left, normalized as their own text is; so also where there is no normalizer. `splitSpecial`: no special token is found.
+ */
 export function createEncoder(
   definition: Definition,
   specials: SpecialTokens<string>,
+  splitSpecial: boolean,
 ): (text: string, options: EncodeOptions) => number[] {
+  const { added, normalizer, preTokenizer } = definition;
   const controls = new Set(controlTokens(definition, specials).map((token) => token.id));
-  const raw = definition.addedTokens.filter((token) => !token.normalized || definition.normalizer.length === 0);
-  const normalized = definition.addedTokens.filter((token) => !raw.includes(token));
-  const findRaw = createFinder(raw.map((token) => [token.content, token]));
+  const tokens = [...added.byId.values()];
+  const findRaw = createFinder(tokens.filter(({ normalized }) => !normalized).map((token) => [token.content, token]));
   const findNormalized = createFinder(
-    normalized.map((token) => [normalize(token.content, definition.normalizer), token] as const),
+    tokens.filter(({ normalized }) => normalized).map((token) => [normalize(token.content, normalizer).text, token]),
   );
   const model = createModel(definition, controls);
 
@@ -45,21 +50,22 @@ export function createEncoder(
     if (text.length > longestText) {
       throw new TokenizerError(`text: expected at most ${longestText} characters, got ${text.length}`, [], 2);
     }
-    const wanted = (token: AddedToken): boolean => allowControl || !controls.has(token.id);
+    const wanted = ({ id, content }: AddedToken): boolean =>
+      (allowControl || !controls.has(id)) && !(splitSpecial && added.special.has(content));
     const ids: number[] = [];
     for (const part of splitAtTokens(text, findRaw, wanted)) {
       if (typeof part !== "string") {
         ids.push(part.id);
         continue;
       }
-      const atStart = ids.length === 0;
-      for (const inner of splitAtTokens(normalize(part, definition.normalizer), findNormalized, wanted)) {
+      const { text: normalized, keepsStart } = normalize(part, normalizer);
+      for (const inner of splitAtTokens(normalized, findNormalized, wanted)) {
         if (typeof inner !== "string") {
           ids.push(inner.id);
           continue;
         }
         const plain = mark === undefined ? inner : inner.replaceAll(mark, "");
-        for (const piece of preTokenize(plain, definition.preTokenizer, atStart)) {
+        for (const piece of preTokenize(plain, preTokenizer, keepsStart && ids.length === 0)) {
           model(piece, ids, allowControl && mark === undefined);
         }
       }

@@ -4,21 +4,16 @@
  * merging and decoding are our own, because the library takes 20 to 55 s for a million equal letters, decodes invalid
  * byte runs differently and offers no streaming. Chat templates run on an interpreter of ours (`jinja/`).
  */
+import type { AddedToken } from "./added.ts";
 import type { ChatMessage } from "./chat.ts";
 import { createTextStream, type TextStream } from "./decode.ts";
 import { controlTokens, createEncoder } from "./encode.ts";
 import { printable, TokenizerError } from "./error.ts";
-import {
-  readOptional,
-  readSpecialTokens,
-  readVocabularyFile,
-  type SpecialTokens,
-  type TokenizerFiles,
-} from "./files.ts";
+import { readSettings, readVocabularyFile, type SpecialTokens, type TokenizerFiles } from "./files.ts";
 import { raw, type Str } from "./jinja/text.ts";
 import type { Value } from "./jinja/values.ts";
 import { checkMessages } from "./messages.ts";
-import { readChatTemplates, tokenVariables } from "./template.ts";
+import { readChatTemplates } from "./template.ts";
 import { jsonValue, messagesValue, shielded } from "./trust.ts";
 
 export type { ChatMessage } from "./chat.ts";
@@ -42,6 +37,15 @@ export interface Tokenizer {
   readonly vocabularySize: number;
   readonly specialIds: SpecialTokens<number>;
   readonly specialTokens: SpecialTokens<string>;
+  /**
+   * Tokens that end an answer: `eos_token`, and what the chat template writes after one, where that is a control token.
+   * Those without a row in the embedding are left out.
+   */
+  readonly endIds: readonly number[];
+  /** Whether decoding may leave this id out, as `skipSpecialTokens` does. */
+  isSpecial(id: number): boolean;
+  /** How many rows the model's embedding has, where that is known: ids from there on cannot be run. */
+  readonly embeddingRows: number | undefined;
   /** Oddities in the files that are no errors, one line each. */
   readonly notes: readonly string[];
   /** The id of exactly this token, or undefined. */
@@ -55,8 +59,11 @@ export interface Tokenizer {
   encode(text: string, options?: { readonly addSpecialTokens?: boolean; readonly allowSpecial?: boolean }): number[];
   /** Text of ids. Never throws: ids that are no token are skipped, bytes that are no UTF-8 become U+FFFD. */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string;
-  /** The same text piece by piece, at a cost per id that does not grow. */
-  stream(options?: { readonly skipSpecialTokens?: boolean }): TextStream;
+  /**
+   * The same text piece by piece, at a cost per id that does not grow. `after`: ids that come before, as a prompt's: the
+   * text is then what goes on from theirs, with the blank of a word that would be dropped at a text's beginning.
+   */
+  stream(options?: { readonly skipSpecialTokens?: boolean; readonly after?: readonly number[] }): TextStream;
   readonly hasChatTemplate: boolean;
   /** Why the chat template cannot be used although there is one, else null. Rendering throws the same. */
   readonly chatTemplateError: TokenizerError | null;
@@ -85,21 +92,52 @@ export const templateVariables: readonly string[] = [
 ];
 
 /**
+ * The control token that a template writes right after an assistant's answer, or null: no template, or one that writes
+ * none there. What begins another turn is not met, since none follows.
+ */
+function endOfTurn(
+  render: (messages: readonly ChatMessage[]) => string,
+  controls: readonly AddedToken[],
+): number | null {
+  const answer = "An answer.";
+  let text: string;
+  try {
+    text = render([
+      { role: "user", content: "A question." },
+      { role: "assistant", content: answer },
+    ]);
+  } catch (error) {
+    if (error instanceof TokenizerError) return null;
+    throw error;
+  }
+  const at = text.lastIndexOf(answer);
+  const rest = at < 0 ? "" : text.slice(at + answer.length).trimStart();
+  const found = controls
+    .filter(({ content }) => rest.startsWith(content))
+    .sort((a, b) => b.content.length - a.content.length);
+  return found[0]?.id ?? null;
+}
+
+/**
  * Read and check the tokenizer of a checkpoint. `vocabularySize` is the number of rows of the model's embedding; a
- * tokenizer with more ids is refused. Throws TokenizerError that names file and field.
+ * vocabulary with more ids is refused, added tokens past it are noted. Throws TokenizerError that names file and field.
  */
 export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabularySize?: number } = {}): Tokenizer {
-  const definition = readVocabularyFile(files, options.vocabularySize);
-  const config = readOptional("tokenizer_config.json", files.tokenizerConfigJson);
-  const specialTokens = readSpecialTokens(config, readOptional("special_tokens_map.json", files.specialTokensMapJson));
+  const settings = readSettings(files);
+  const { config, specialTokens } = settings;
+  const definition = readVocabularyFile(files, settings, options.vocabularySize);
   const templates = readChatTemplates(files, config);
   const template = templates.choose(false);
-  const encoder = createEncoder(definition, specialTokens);
-  const specialIds = new Set(definition.addedTokens.filter((token) => token.special).map((token) => token.id));
+  const encoder = createEncoder(definition, specialTokens, settings.splitSpecial);
+  const { special, byId } = definition.added;
+  // As `tokenizers` does, by the text: a token that is written as a special one once it is normalized is left out too.
+  const specialIds = new Set(
+    [...byId.values()].filter(({ id, content }) => special.has(definition.decoded[id] ?? content)).map(({ id }) => id),
+  );
   const idOf = (token: string | null): number | null => (token === null ? null : (definition.idOf.get(token) ?? null));
 
-  const stream: Tokenizer["stream"] = ({ skipSpecialTokens = false } = {}) =>
-    createTextStream(definition, skipSpecialTokens ? specialIds : new Set());
+  const stream: Tokenizer["stream"] = ({ skipSpecialTokens = false, after = [] } = {}) =>
+    createTextStream(definition, skipSpecialTokens ? specialIds : new Set(), after);
 
   const render = (
     messages: readonly ChatMessage[],
@@ -126,7 +164,8 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
       new Map<string, Value>([
         ["tools", null],
         ["documents", null],
-        ...tokenVariables(config, specialTokens),
+        // As transformers has them: every special token that has a name.
+        ...[...settings.named].map(([name, { content }]) => [name, content] as const),
         ...given.map(([name, value]) => [name, jsonValue(value, false)] as const),
         ["messages", messagesValue(messages)],
         ["add_generation_prompt", addGenerationPrompt],
@@ -134,8 +173,23 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
     );
   };
 
+  let endIds: readonly number[] | undefined;
+  const findEndIds = (): readonly number[] => {
+    const { eos } = specialTokens;
+    const controls = controlTokens(definition, specialTokens);
+    const ids = [idOf(eos), endOfTurn((messages) => raw(render(messages, { addGenerationPrompt: false })), controls)];
+    const rows = options.vocabularySize ?? Number.POSITIVE_INFINITY;
+    return [...new Set(ids.filter((id) => id !== null && id < rows))] as readonly number[];
+  };
+
   return {
     vocabularySize: definition.tokenOf.length,
+    embeddingRows: options.vocabularySize,
+    get endIds() {
+      endIds ??= findEndIds();
+      return endIds;
+    },
+    isSpecial: (id) => specialIds.has(id),
     specialIds: {
       bos: idOf(specialTokens.bos),
       eos: idOf(specialTokens.eos),
@@ -143,7 +197,7 @@ export function loadTokenizer(files: TokenizerFiles, options: { readonly vocabul
       unk: idOf(specialTokens.unk),
     },
     specialTokens,
-    notes: definition.notes,
+    notes: [...definition.notes, ...settings.notes],
     idOf: (token) => definition.idOf.get(token),
     tokenOf: (id) => definition.tokenOf[id],
     encode(text, { addSpecialTokens = false, allowSpecial = true } = {}) {

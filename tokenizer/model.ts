@@ -11,65 +11,66 @@ const cacheSize = 20_000;
 export type Model = (piece: string, ids: number[], control: boolean) => void;
 
 export function createModel(definition: Definition, controls: ReadonlySet<number>): Model {
-  const { idOf, unknownId } = definition;
+  const { vocabulary, unknownId, fuseUnknown, subwordPrefix, wordSuffix } = definition;
   const all = definition.merges.table;
   const plain = withoutResults(definition.merges, controls) ?? all;
   const byteLevel = definition.preTokenizer.at(-1)?.type === "ByteLevel";
-  const byteIds = Array.from({ length: 256 }, (_, byte) =>
-    byteLevel
-      ? (idOf.get(characterOfByte[byte] ?? "") ?? unknownId)
-      : (idOf.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`) ?? null),
-  );
+  const idsOfBytes = (written: (byte: number) => string) =>
+    Array.from({ length: 256 }, (_, byte) => vocabulary.get(written(byte)));
+  const fallbackIds = idsOfBytes((byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+  /** Where every byte has a token and nothing is written around it: the usual case, by far. */
+  const byteIds = idsOfBytes((byte) => characterOfByte[byte] ?? "");
+  const isWhole = byteLevel && subwordPrefix === "" && wordSuffix === "" && !byteIds.includes(undefined);
   const encoder = new TextEncoder();
   const cache = new Map<string, readonly number[]>();
   const fallbacks = new Map<string, readonly number[] | null>();
 
-  /** Ids of a character's bytes, or null where the vocabulary lacks one. */
-  const bytesOf = (character: string): readonly number[] | null => {
+  /** Ids of a symbol's bytes, or null where the vocabulary lacks one. */
+  const bytesOf = (symbol: string): readonly number[] | null => {
     if (!definition.byteFallback) return null;
-    let ids = fallbacks.get(character);
+    let ids = fallbacks.get(symbol);
     if (ids === undefined) {
-      const found = Array.from(encoder.encode(character), (byte) => byteIds[byte] ?? null).filter((id) => id !== null);
-      ids = found.length === encoder.encode(character).length ? found : null;
-      fallbacks.set(character, ids);
+      const found = Array.from(encoder.encode(symbol), (byte) => fallbackIds[byte]).filter((id) => id !== undefined);
+      ids = found.length === encoder.encode(symbol).length ? found : null;
+      fallbacks.set(symbol, ids);
     }
     return ids;
   };
 
-  /** The first symbols of a piece: bytes in a byte-level vocabulary, else characters, else their bytes. */
+  /** The first symbols of a piece: its bytes in a byte-level vocabulary, else its characters; those without a token as
+   * bytes, else as the unknown token (`merge_word` of `tokenizers`, where an unknown one waits for the next that is known). */
   const symbolsOf = (piece: string): Int32Array => {
-    const bytes = byteLevel ? encoder.encode(piece) : null;
-    // A character has at most as many UTF-8 bytes as three times its UTF-16 units.
-    const symbols = new Int32Array(bytes?.length ?? piece.length * 3);
-    let count = 0;
-    let unknownBefore = false;
-    const unknown = (): void => {
-      if (unknownId !== null && !(unknownBefore && definition.fuseUnknown)) symbols[count++] = unknownId;
-      unknownBefore = true;
-    };
-    if (bytes !== null) {
-      for (const byte of bytes) {
-        const id = byteIds[byte] ?? null;
-        if (id !== null) symbols[count++] = id;
-      }
-      return symbols.subarray(0, count);
+    if (isWhole) {
+      const bytes = encoder.encode(piece);
+      const ids = new Int32Array(bytes.length);
+      for (let i = 0; i < bytes.length; i++) ids[i] = byteIds[bytes[i] ?? 0] ?? 0;
+      return ids;
     }
-    for (const character of piece) {
-      const id = idOf.get(character);
+    const symbols: number[] = [];
+    let unknown = false;
+    const characters = byteLevel
+      ? Array.from(encoder.encode(piece), (byte) => characterOfByte[byte] ?? "")
+      : Array.from(piece);
+    for (const [i, character] of characters.entries()) {
+      const suffix = i + 1 === characters.length ? wordSuffix : "";
+      const symbol = `${i > 0 ? subwordPrefix : ""}${character}${suffix}`;
+      const id = vocabulary.get(symbol);
       if (id !== undefined) {
-        symbols[count++] = id;
-        unknownBefore = false;
+        if (unknown) symbols.push(unknownId ?? 0);
+        unknown = false;
+        symbols.push(id);
         continue;
       }
-      const bytesOfIt = bytesOf(character);
-      if (bytesOfIt === null) {
-        unknown();
-      } else {
-        for (const byte of bytesOfIt) symbols[count++] = byte;
-        unknownBefore = false;
+      const bytes = bytesOf(symbol);
+      if (bytes !== null) {
+        for (const byte of bytes) symbols.push(byte);
+      } else if (unknownId !== null) {
+        if (unknown && !fuseUnknown) symbols.push(unknownId);
+        unknown = true;
       }
     }
-    return symbols.subarray(0, count);
+    if (unknown) symbols.push(unknownId ?? 0);
+    return Int32Array.from(symbols);
   };
 
   const wholeToken = (piece: string): number | undefined => {
@@ -77,7 +78,7 @@ export function createModel(definition: Definition, controls: ReadonlySet<number
     const written = byteLevel
       ? Array.from(encoder.encode(piece), (byte) => characterOfByte[byte] ?? "").join("")
       : piece;
-    return idOf.get(written);
+    return vocabulary.get(written);
   };
 
   const idsOf = (piece: string, merges: MergeTable, control: boolean): Iterable<number> => {

@@ -1,13 +1,22 @@
 /** Normalizers: what is done to a text before it is cut into pieces, step by step, as tokenizer.json lists it. */
 import type { NormalizerStep } from "./components.ts";
 import { TokenizerError } from "./error.ts";
-import { replaceMatches } from "./pattern.ts";
+import { type Pattern, replaceMatches } from "./pattern.ts";
 
-export function normalize(text: string, steps: readonly NormalizerStep[]): string {
+/** A normalized text. `keepsStart`: it begins with what the text began with, of which nothing was cut off. */
+export interface Normalized {
+  readonly text: string;
+  readonly keepsStart: boolean;
+}
+
+/** Do all steps. Throws TokenizerError where they make far more of a text than normalization can. */
+export function normalize(text: string, steps: readonly NormalizerStep[]): Normalized {
   let result = text;
+  let keepsStart = true;
   // No normalization makes a character into more than 18 others; what grows faster is an attack.
   const most = 32 * text.length + 4096;
   for (const step of steps) {
+    keepsStart &&= !cutsStart(result, step);
     result = normalizeStep(result, step);
     if (result.length > most) {
       throw new TokenizerError(
@@ -15,7 +24,29 @@ export function normalize(text: string, steps: readonly NormalizerStep[]): strin
       );
     }
   }
-  return result;
+  return { text: result, keepsStart };
+}
+
+function cutsStart(text: string, step: NormalizerStep): boolean {
+  switch (step.type) {
+    case "Strip":
+      return step.left && blanksAtStart(text, 0) > 0;
+    case "StripAccents":
+      return /^\p{Mn}/u.test(text);
+    case "Replace": {
+      // What replaces several characters stands where the last of them stood.
+      const length = matchAtStart(text, step.pattern);
+      return length > 0 && (step.content === "" || Array.from(text.slice(0, length)).length > 1);
+    }
+    default:
+      return false;
+  }
+}
+
+function matchAtStart(text: string, pattern: Pattern | string): number {
+  if (typeof pattern === "string") return text.startsWith(pattern) ? pattern.length : 0;
+  pattern.regex.lastIndex = 0;
+  return pattern.regex.test(text) ? pattern.regex.lastIndex : 0;
 }
 
 function normalizeStep(text: string, step: NormalizerStep): string {
@@ -34,7 +65,10 @@ function normalizeStep(text: string, step: NormalizerStep): string {
       return text.slice(left, right);
     }
     case "Lowercase":
-      return text.toLowerCase();
+      // Character by character: of a whole text JavaScript writes a sigma at a word's end in another way.
+      return Array.from(text, (character) => character.toLowerCase()).join("");
+    case "StripAccents":
+      return text.replace(/\p{Mn}/gu, "");
   }
 }
 

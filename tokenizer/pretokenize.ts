@@ -9,7 +9,7 @@ const gpt2Words = trustedPattern(
 const digit = trustedPattern(/\p{N}/u);
 const punctuation = trustedPattern(/[!-/:-@[-`{-~\p{P}]/u);
 const wordsAndSymbols = trustedPattern(
-  /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{White_Space}]+/u,
+  /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/u,
 );
 const blank = trustedPattern(/\p{White_Space}/u);
 

@@ -4,9 +4,11 @@
  * `_byte_pair_merge`). Splitting and special tokens stand in the checkpoint's tokenization_phi3_small.py, so they stand
  * here; what the other tokenizers read from tokenizer.json is put together from both.
  */
+
+import { addedTokenList } from "./added.ts";
 import { createMergeTable } from "./bpe.ts";
 import { characterOfByte } from "./decode.ts";
-import type { AddedToken, Definition } from "./definition.ts";
+import { type Definition, noteMissingRows } from "./definition.ts";
 import { printable, TokenizerError } from "./error.ts";
 import { decodeTextFile, gitLfsPointer } from "./json.ts";
 import { compilePattern } from "./pattern.ts";
@@ -61,23 +63,30 @@ export function readRanks(bytes: Uint8Array, embeddingRows?: number): Definition
       if (left !== undefined && right !== undefined) triples.push(left, right, id);
     }
   }
-  const addedTokens = specialTokens.map((content, i): AddedToken => {
-    const id = tokenCount + i;
+  const vocabulary = new Map(idOf);
+  const list = addedTokenList(vocabulary);
+  for (const content of specialTokens) {
+    const id = list.add({
+      content,
+      singleWord: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: true,
+    });
     tokenOf[id] = content;
     idOf.set(content, id);
-    return { id, content, singleWord: false, lstrip: false, rstrip: false, normalized: false, special: true };
-  });
-  if (embeddingRows !== undefined && tokenOf.length > embeddingRows) {
-    throw new TokenizerError(
-      `${ranksFile}: token ${tokenOf.length - 1} has no row in the embedding, which has ${embeddingRows} rows`,
-      ["Are the tokenizer and config.json from the same checkpoint?"],
-    );
   }
+  const added = list.done();
+  const notes: string[] = [];
+  noteMissingRows(ranksFile, tokenOf, added, embeddingRows, notes);
   const merges = Int32Array.from(triples);
   return {
+    vocabulary,
     idOf,
     tokenOf,
-    addedTokens,
+    decoded: [],
+    added,
     normalizer: [],
     preTokenizer: [
       { type: "Split", pattern: compilePattern(words, ranksFile), behavior: "Removed", invert: true },
@@ -91,7 +100,9 @@ export function readRanks(bytes: Uint8Array, embeddingRows?: number): Definition
     fuseUnknown: false,
     byteFallback: false,
     ignoreMerges: true,
-    notes: [],
+    subwordPrefix: "",
+    wordSuffix: "",
+    notes,
   };
 }
 

@@ -1,7 +1,6 @@
 /** Which chat template a checkpoint has: one of its own file, one in tokenizer_config.json, or several with names. */
 import { type ChatTemplate, parseChatTemplate } from "./chat.ts";
 import { printable, TokenizerError } from "./error.ts";
-import type { SpecialTokens } from "./files.ts";
 import { decodeTextFile, parseJsonFile } from "./json.ts";
 
 /** Files that may hold templates; absent ones are left out. */
@@ -102,17 +101,4 @@ function namedInConfig(file: string, value: unknown): ReadonlyMap<string, Source
   }
   if (named.size === 0) throw new TokenizerError(`${file}: chat_template: expected one named "default", got none`);
   return named;
-}
-
-/** The special tokens under the names that templates have for them: `bos_token` and the like. */
-export function tokenVariables(
-  config: Readonly<Record<string, unknown>>,
-  specialTokens: SpecialTokens<string>,
-): readonly (readonly [string, string])[] {
-  const known = Object.entries(specialTokens).map(([name, token]) => [`${name}_token`, token] as const);
-  const others = ["sep_token", "cls_token", "mask_token"].map((name) => {
-    const value: unknown = config[name];
-    return [name, typeof value === "string" ? value : (Object(value) as { content?: unknown }).content] as const;
-  });
-  return [...known, ...others].flatMap(([name, token]) => (typeof token === "string" ? [[name, token] as const] : []));
 }

@@ -1,6 +1,6 @@
 /** What `phi chat` takes, and examples of it. */
 import { type Command, Option } from "commander";
-import { chatForms, choiceOption, integerOption, stopOption } from "../options.ts";
+import { chatForms, choiceOption, escapedStopOption, integerOption } from "../options.ts";
 import { mostTokens, withSampling, withWeights } from "./shared.ts";
 
 export function declare(command: Command, signal: AbortSignal): void {
@@ -17,7 +17,12 @@ export function declare(command: Command, signal: AbortSignal): void {
         .choices(chatForms)
         .argParser(choiceOption("--form", chatForms)),
     )
-    .option("--stop <text>", "an answer ends before this text (repeatable)", stopOption, [])
+    .option(
+      "--stop <text>",
+      "an answer ends before this text; \\n, \\t, \\\\ as in C (repeatable)",
+      escapedStopOption,
+      [],
+    )
     .option("--raw-output", "control characters go to the terminal as they are")
     .option("--stats", "after each answer: tokens that were cached and run, rates, how full the context is")
     .action(async (options) => {

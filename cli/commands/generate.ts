@@ -1,12 +1,12 @@
 /** What `phi generate` takes, and examples of it. */
 import { type Command, Option } from "commander";
-import { idsOption, integerOption, nameOption, stopOption } from "../options.ts";
+import { escapedStopOption, idsOption, integerOption, nameOption } from "../options.ts";
 import { mostTokens, withSampling, withWeights } from "./shared.ts";
 
 export function declare(command: Command, signal: AbortSignal): void {
   withSampling(withWeights(command, "f16"))
     .option("-n, --max-tokens <n>", "at most this many new tokens", integerOption("--max-tokens", 0, mostTokens), 256)
-    .option("--stop <text>", "end before this text (repeatable)", stopOption, [])
+    .option("--stop <text>", "end before this text; \\n, \\t, \\\\ as in C (repeatable)", escapedStopOption, [])
     .option("--ids <ids>", "token ids 1,2,3 in place of the prompt; needs no tokenizer", idsOption)
     .option("--ignore-eos", "go on after an end-of-sequence token")
     .addOption(new Option("--raw", "the prompt is plain text (the default)").conflicts("chat"))

@@ -57,6 +57,9 @@ test("a stop string split over tokens; a loop that is left; then the next call",
   const cut = await whole(model.generate(story.prompt, { stop: ["no such text", stop] }));
   expect(cut.text).toBe(storyText.slice(0, storyText.indexOf(stop)));
   expect(cut.result.finishReason).toBe("stop");
+  expect((await whole(model.generate(story.prompt, { stop }))).text).toBe(cut.text);
+  const ended = await whole(model.generate(story.prompt, { stop: "<|endoftext|>", ignoreEos: true }));
+  expect([ended.text, ended.result.finishReason]).toEqual([storyText, "stop"]);
   expect(cut.result.stats.newTokens).toBe(cut.ids.length);
   for await (const { id } of model.generate(story.prompt)) {
     expect(id).toBe(story.greedy_ids[0]);
@@ -77,7 +80,8 @@ test("the same seed gives the same text; one that was chosen is told", async () 
 test("is refused: an unknown role, an empty stop string, an empty list, a foreign id", async () => {
   const refusals = [
     [[{ role: "nobody", content: "hello" }], undefined, "messages[0].role"],
-    ["x", { stop: [""] }, "at least one character"],
+    ["x", { stop: [""] }, "stop: expected a string or a list of strings, none of them empty"],
+    [null as unknown as string, {}, "prompt: expected a string"],
     [[], undefined, "empty"],
     [[1e6], undefined, "expected an id"],
   ] as const;

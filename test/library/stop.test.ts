@@ -75,4 +75,48 @@ describe("stopFilter", () => {
     expect(filtered(stops, ["one ", "two ", "st", "op", " 12", "!"])).toEqual({ text: "one two ", stopped: true });
     expect(performance.now() - startMs).toBeLessThan(2000);
   });
+
+  test("a special token, which is not given out, ends the text, alone or within a stop string", () => {
+    const alone = stopFilter(["<|end|>"]);
+    expect(alone.push("Yes. ")).toBe("Yes. ");
+    expect(alone.push("", "<|end|>")).toBe("");
+    expect(alone.stopped).toBe(true);
+
+    const within = stopFilter(["a<|x|>b"]);
+    expect(within.push("ca")).toBe("c");
+    expect(within.push("", "<|x|>")).toBe("");
+    expect(within.push("c")).toBe("ac");
+    expect(within.push("a")).toBe("");
+    expect(within.push("", "<|x|>") + within.push("bc")).toBe("");
+    expect(within.stopped).toBe(true);
+
+    const two = stopFilter(["<|y|>\n"]);
+    expect(two.push("a", "<|x|>") + two.push("", "<|y|>")).toBe("a");
+    expect(two.stopped).toBe(false);
+    expect(two.push("\nb")).toBe("");
+    expect(two.stopped).toBe(true);
+  });
+
+  test("a stop string over a special token that is not given out ends the text too", () => {
+    const filter = stopFilter(["ab"]);
+    expect(filter.push("xa") + filter.push("", "<|x|>") + filter.push("b")).toBe("x");
+    expect(filter.stopped).toBe(true);
+  });
+
+  test("equals the plain search where special tokens stand between the letters", () => {
+    for (let code = 0; code < 3 ** 7; code++) {
+      const filter = stopFilter(["ab<|s|>a"]);
+      let whole = "";
+      let given = "";
+      for (let i = 0, rest = code; i < 7; i++, rest = Math.floor(rest / 3)) {
+        const letter = ["a", "b", ""][rest % 3] ?? "";
+        whole += letter === "" ? "<|s|>" : letter;
+        given += filter.push(letter, letter === "" ? "<|s|>" : "");
+      }
+      given += filter.flush();
+      const at = whole.indexOf("ab<|s|>a");
+      expect([whole, given]).toEqual([whole, whole.slice(0, at < 0 ? undefined : at).replaceAll("<|s|>", "")]);
+      expect(filter.stopped).toBe(at >= 0);
+    }
+  });
 });

@@ -103,10 +103,12 @@ describe("refused", () => {
     expect(errorOf(file).message).toContain(message);
   });
 
-  test("an embedding with too few rows", () => {
-    const { message, advice } = errorOf(fileOf(sound), 100_351);
-    expect(message).toContain("token 100351 has no row in the embedding, which has 100351 rows");
+  test("an embedding with too few rows for the ranks; one with too few for the special tokens is noted", () => {
+    const { message, advice } = errorOf(fileOf(sound), 100_255);
+    expect(message).toContain("token 100255");
+    expect(message).toContain("has no row in the embedding, which has 100255 rows");
     expect(advice).toHaveLength(1);
+    expect(load(sound, 100_351).notes[0]).toContain('added token 100351 "<|dummy_id_86|>": no row in the embedding');
   });
 
   test("ranks in another order and Windows' line ends are no faults", () => {
