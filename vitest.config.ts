@@ -54,7 +54,7 @@ function gpuProject(name: string, env: Record<string, string>, include: string[]
 
 /** In words, for who reads a short run. */
 const leftOut =
-  "most of SwiftShader's suites, repetitions of a test on further checkpoints, most of the faults at each k-th call, and long benches";
+  "most of SwiftShader's suites, most ways to run each further checkpoint, most of the faults at each k-th call, and bench soak";
 
 const cpu = {
   extends: true as const,
