@@ -13,12 +13,17 @@ const all = listCases(({ modelType }) => ["phi", "phi3", "phi3small", "phimoe"].
 
 const isFirst = ({ modelType }: CaseEntry, k: number) => all.findIndex((entry) => entry.modelType === modelType) === k;
 
-/** A short run tries everything on the first checkpoint of each architecture, and the others on one driver, for less. */
-const cases = isShort && process.env.PHI_ADAPTER === "swiftshader" ? all.filter(isFirst) : all;
-const inFull = new Set(isShort ? all.filter(isFirst) : all);
+const isSwiftShader = process.env.PHI_ADAPTER === "swiftshader";
+const firsts = all.filter(isFirst);
+
+/** A short run has one checkpoint of each architecture on SwiftShader, and all on the other driver. */
+const cases = isShort && isSwiftShader ? firsts : all;
+
+/** Those that are run in every way: chunked, on an f16 cache, as on a GPU. */
+const inFull = new Set(!isShort ? all : isSwiftShader ? [] : firsts);
 
 /** Where each kernel takes seconds to compile, or has no variants, the sizes for GPUs are not tried once more. */
-const isPlainest = process.env.PHI_ADAPTER === "swiftshader" || process.env.PHI_FEATURES === "none";
+const isPlainest = isSwiftShader || process.env.PHI_FEATURES === "none";
 
 /** Steps whose best two logits are nearer than this may go either way. */
 const closeMargin = { f32: 1e-3, f16: 0.05 };
