@@ -17,7 +17,7 @@ export function declare(command: Command, signal: AbortSignal): void {
     .option("--json", "print { text, token_ids, finish_reason, stats } in place of the text")
     .option(
       "--prompts <file>",
-      "many prompts, a JSON object a line (README); the results go to -o",
+      "many prompts, a JSON object a line (docs/command-line.md); the results go to -o",
       nameOption("--prompts"),
     )
     .option(

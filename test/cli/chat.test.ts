@@ -57,7 +57,7 @@ describe("phi chat through a pipe", () => {
     writeFileSync(file, '[{"role": "", "content": "x"}]');
     const stdin = `/system Be brief.\n/load ${file}\n/system\n/reset\n//what\n`;
     const { code, stdout, stderr } = await phi(["chat", "-n", "1"], { stdin });
-    expect(stderr).toContain("messages[0].role: expected the name of a role");
+    expect(stderr).toContain("[0].role: expected the name of a role");
     expect(stderr).toContain("\nBe brief.\n");
     expect(stdout).not.toBe("");
     expect(code).toBe(2);

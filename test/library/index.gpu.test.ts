@@ -77,9 +77,9 @@ test("the same seed gives the same text; one that was chosen is told", async () 
   expect(second.ids).toEqual(first.ids);
 });
 
-test("is refused: an unknown role, an empty stop string, an empty list, a foreign id", async () => {
+test("is refused: an empty role, an empty stop string, an empty list, a foreign id", async () => {
   const refusals = [
-    [[{ role: "nobody", content: "hello" }], undefined, "messages[0].role"],
+    [[{ role: "", content: "hello" }], undefined, "messages[0].role"],
     ["x", { stop: [""] }, "stop: expected a string or a list of strings, none of them empty"],
     [null as unknown as string, {}, "prompt: expected a string"],
     [[], undefined, "empty"],
