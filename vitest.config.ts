@@ -52,7 +52,10 @@ function gpuProject(name: string, env: Record<string, string>, include: string[]
 
 /** In words, for who reads a short run. */
 const leftOut =
-  "most of SwiftShader's suites, most ways to run each further checkpoint, most of the faults at each k-th call, and bench soak";
+  "most of SwiftShader's suites, most ways to run each further checkpoint, most of the faults at each k-th call, sizes drawn at random, the limits of published geometries, and two benches";
+
+/** What a short run leaves out as a whole: nothing of the engine and no command of `phi` depends on it. */
+const benches = ["test/bench/{peers,synthetic}.test.ts", "test/limits.test.ts"];
 
 const cpuProject = (env: Record<string, string>) => ({
   extends: true as const,
@@ -61,7 +64,7 @@ const cpuProject = (env: Record<string, string>) => ({
     env,
     globalSetup: ["test/build.ts"],
     include: ["test/**/*.test.ts"],
-    exclude: [gpuTests],
+    exclude: env.PHI_TEST_SHORT === "1" ? [gpuTests, ...benches] : [gpuTests],
     maxWorkers: availableParallelism(),
     sequence: { groupOrder: 0 },
     testTimeout: 120_000,
