@@ -17,7 +17,10 @@ export {
 } from "./describe.ts";
 export { type ErrorKind, exitCodes, PhiError, printable } from "./errors.ts";
 export { type Checkpoint, openCheckpoint } from "./files/checkpoint.ts";
+export { type FolderOptions, openFolder } from "./files/disk.ts";
 export type { GenerationDefaults } from "./files/generation.ts";
+export { httpFolder } from "./files/http.ts";
+export { type CheckpointSource, openSource } from "./files/open.ts";
 export {
   type DType,
   readSafetensorsHeader,
@@ -27,16 +30,7 @@ export {
   type TensorInfo,
   type TensorSpec,
 } from "./files/safetensors.ts";
-export {
-  type ByteSource,
-  type CheckpointSource,
-  type Folder,
-  type FolderOptions,
-  httpFolder,
-  openFolder,
-  openSource,
-  unsafePath,
-} from "./files/source.ts";
+export { type ByteSource, type Folder, unsafePath } from "./files/source.ts";
 export {
   type Divergence,
   type EvaluateOptions,

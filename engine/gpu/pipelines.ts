@@ -1,7 +1,7 @@
 /** From kernels to pipelines: joins the WGSL files, reads their bindings and compiles each specialisation once. */
 
 import type { Kernel } from "../../kernels/kernel.ts";
-import { readText } from "../files/source.ts";
+import { readText } from "../files/open.ts";
 import type { Device } from "./device.ts";
 
 /** A variable of a WGSL module that needs a resource. */

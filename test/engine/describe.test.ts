@@ -2,7 +2,7 @@ import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { describeCheckpoint } from "../../engine/describe.ts";
-import { openFolder } from "../../engine/files/source.ts";
+import { openFolder } from "../../engine/files/disk.ts";
 import { failure, tempFolder } from "../tempFolder.ts";
 
 const root = join(import.meta.dirname, "../..");

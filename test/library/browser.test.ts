@@ -71,7 +71,7 @@ test("vite bundles it without a word of Node's, and the bundle runs", async () =
   expect(others).toEqual([]);
   const code = readFileSync(join(dist, "assets", script), "utf8");
   expect(code).not.toMatch(/require\(|from ?["']node:|import\(["'`]node:/);
-  // engine/files/source.ts asks for Node's files when a folder is opened; the bundle has an empty module in their place.
+  // engine/files/disk.ts asks for Node's files when a folder is opened; the bundle has an empty module in their place.
   expect(warnings.filter((text) => !/node:(fs|path|url)|fs\/promises/.test(text))).toEqual([]);
   const args = ["--input-type=module", "-e", browser, dist, join(dist, "assets", script), root];
   const { stdout, stderr } = spawnSync(process.execPath, args, { cwd: root, encoding: "utf8", timeout: 60_000 });

@@ -13,8 +13,8 @@ import * as nodeFiles from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { type Checkpoint, openCheckpoint } from "../../../engine/files/checkpoint.ts";
+import { type NodeFiles, openFolder } from "../../../engine/files/disk.ts";
 import { safetensorsBytes, safetensorsHeader } from "../../../engine/files/safetensors.ts";
-import { type NodeFiles, openFolder } from "../../../engine/files/source.ts";
 import { failure, tempFolder } from "../../tempFolder.ts";
 
 const config = { model_type: "phi" };

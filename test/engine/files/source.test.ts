@@ -17,14 +17,9 @@ import * as nodeFiles from "node:fs/promises";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import {
-  type ByteSource,
-  type Folder,
-  httpFolder,
-  type NodeFiles,
-  openFolder,
-  unsafePath,
-} from "../../../engine/files/source.ts";
+import { type NodeFiles, openFolder } from "../../../engine/files/disk.ts";
+import { httpFolder } from "../../../engine/files/http.ts";
+import { type ByteSource, type Folder, unsafePath } from "../../../engine/files/source.ts";
 import { failingFiles } from "../../failingFiles.ts";
 import { failure, tempFolder } from "../../tempFolder.ts";
 

@@ -5,7 +5,7 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../../engine/files/checkpoint.ts";
-import { openFolder } from "../../../engine/files/source.ts";
+import { openFolder } from "../../../engine/files/disk.ts";
 import { type GenerateOptions, generate } from "../../../engine/generation/generate.ts";
 import { Sequence } from "../../../engine/generation/sequence.ts";
 import { Device } from "../../../engine/gpu/device.ts";

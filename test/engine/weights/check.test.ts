@@ -1,8 +1,8 @@
 /** What is said of checkpoints whose tensors are not those that config.json asks for. */
 import { describe, expect, test } from "vitest";
 import { describeCheckpoint } from "../../../engine/describe.ts";
+import { openFolder } from "../../../engine/files/disk.ts";
 import { type DType, safetensorsBytes } from "../../../engine/files/safetensors.ts";
-import { openFolder } from "../../../engine/files/source.ts";
 import { declaredTensors } from "../../../engine/models/declared.ts";
 import { plain } from "../../../engine/weights/plain.ts";
 import { tempFolder } from "../../tempFolder.ts";
