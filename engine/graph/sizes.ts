@@ -138,7 +138,10 @@ const gpuCandidates = (subgroupSize: number): Candidates => ({
     ...[32, 64, 128].map((threads) => ({ threads, quads: 1, subgroup: 1, splits: 8, span: 256 })),
     ...splits.map((split) => ({ threads: 64, quads: 1, subgroup: 1, ...split })),
   ],
-  prefillAttention: [1, 2, 4].flatMap((quads) => [32, 64, 128].map((threads) => ({ threads, quads, subgroup: 1 }))),
+  // A thread has two vec4f for each quad in workgroup memory: 128 threads with 4 quads pass the 16 KiB of every adapter.
+  prefillAttention: [1, 2, 4].flatMap((quads) =>
+    [32, 64, 128].filter((threads) => threads * quads <= 256).map((threads) => ({ threads, quads, subgroup: 1 })),
+  ),
   normLanes: [32, 64, 256],
   argmaxLanes: [64, 128],
   sampleThreads: [64, 128],
