@@ -1,5 +1,5 @@
 /** What a caller of the package passes, checked before it is used: JavaScript's callers have no types. */
-import { PhiError, printable } from "../engine/index.ts";
+import { type GenerateOptions, type LoadOptions, PhiError, printable, type SamplingOptions } from "../engine/index.ts";
 
 /** Whether a value is of a kind, and what that kind is called. */
 interface Kind {
@@ -17,6 +17,9 @@ const isId = isWhole(0);
 const isName = (value: unknown) => typeof value === "string";
 const isText = (value: unknown) => typeof value === "string" && value !== "";
 
+// Each table has every option of its type, so that one which is added cannot be refused here by oversight.
+type Kinds<Name extends string> = Readonly<Record<Name, Kind>>;
+
 const flag = kind("true or false", (value) => typeof value === "boolean");
 const signal = kind("an AbortSignal", (value) => isObject(value) && "aborted" in value && "addEventListener" in value);
 const call = kind("a function", (value) => typeof value === "function");
@@ -25,7 +28,7 @@ const object = kind("an object", isObject);
 const count = kind("an integer of at least 1", isWhole(1));
 const number = kind("a number", (value) => typeof value === "number");
 
-const samplingKinds = {
+const samplingKinds: Kinds<keyof SamplingOptions> = {
   temperature: number,
   topK: number,
   topP: number,
@@ -34,10 +37,14 @@ const samplingKinds = {
   presencePenalty: number,
   frequencyPenalty: number,
   logitBias: kind("a Map of numbers by token id", (value) => value instanceof Map),
+  suppressTokens: kind("a list of token ids", isList(isId)),
+  badWordsIds: kind("a list of lists of token ids", isList(isList(isId))),
+  minNewTokens: number,
+  minLength: number,
   seed: kind("a number or a bigint", (value) => typeof value === "number" || typeof value === "bigint"),
-} as const;
+};
 
-const textKinds = {
+const textKinds: Kinds<keyof GenerateOptions | "stop"> = {
   maxTokens: kind("an integer of at least 0", isWhole(0)),
   stop: kind("a string or a list of strings, none of them empty", (value) => isText(value) || isList(isText)(value)),
   sampling: object,
@@ -47,9 +54,9 @@ const textKinds = {
   signal,
   stepsPerSubmit: count,
   logprobs: flag,
-} as const;
+};
 
-const loadKinds = {
+const loadKinds: Kinds<Exclude<keyof LoadOptions, "folder"> | "tokenizer" | "onTokenizer"> = {
   adapter: kind("a GPUAdapter or an adapter's name", (value) => isObject(value) || isName(value)),
   tokenizer: kind('"required", "optional" or "none"', (value) =>
     ["required", "optional", "none"].includes(value as string),
@@ -67,7 +74,7 @@ const loadKinds = {
   checked: object,
   tuned: kind("anything", () => true),
   device: object,
-} as const;
+};
 
 function shown(value: unknown): string {
   if (value === undefined) return "nothing";

@@ -96,3 +96,21 @@ test("a chat's answers are shown without the blank that parts them from the prom
   const word = await phi([...args, "--logit-bias", "33=1000"], { stdin: "a\na\n" });
   expect(word.stdout).toBe("time\ntime\n");
 });
+
+test("what generation_config.json says of tokens that may be chosen counts in the command", async () => {
+  const model = mkdtempSync(join(work, "may"));
+  cpSync(join(root, "models/phi-tiny"), model, { recursive: true });
+  const prompt = ["generate", "-m", model, "-n", "3", "--json", "Once upon a time"];
+  const before = JSON.parse((await phi(prompt)).stdout).token_ids as number[];
+  const [first = 0, second = 0] = before;
+  writeFileSync(
+    join(model, "generation_config.json"),
+    JSON.stringify({ suppress_tokens: [first], bad_words_ids: [[second]], min_new_tokens: 3, min_length: 5 }),
+  );
+  const { code, stdout } = await phi(prompt);
+  expect(code).toBe(0);
+  const after = JSON.parse(stdout).token_ids as number[];
+  expect(after).toHaveLength(3);
+  expect(after).not.toContain(first);
+  expect(after).not.toContain(second);
+});
