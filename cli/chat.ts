@@ -12,6 +12,7 @@ import {
   withoutOldest,
 } from "../library/chat.ts";
 import type { TextModel } from "../library/index.ts";
+import { stopsUnder } from "../library/text.ts";
 import {
   type ChatMessage,
   parseExactJson,
@@ -192,8 +193,8 @@ class Chat {
       seed === undefined
         ? this.#sampling
         : { ...this.#sampling, seed: BigInt.asUintN(64, BigInt(seed) + this.#turns++) };
-    const { stopStrings = [] } = this.#model.generationDefaults;
-    const stops = this.#options.stop.length > 0 ? this.#options.stop : stopStrings;
+    const ownStops = this.#options.stop.length > 0 ? this.#options.stop : undefined;
+    const stops = stopsUnder(this.#model.generationDefaults, ownStops);
     const pieces = this.#model.generate(ids, {
       maxTokens,
       sampling,

@@ -83,22 +83,20 @@ export async function* generate(
   if (!Number.isInteger(maxTokens) || maxTokens < 0) {
     throw new PhiError("usage", `--max-tokens: expected an integer of at least 0, got ${maxTokens}`);
   }
-  checkSampling(sampling, sequence.runtime.architecture.vocab);
+  const { architecture, options: model } = sequence.runtime;
+  checkSampling(sampling, architecture.vocab);
   sequence.checkPrompt(ids);
   const { stepsPerSubmit } = options;
   if (stepsPerSubmit !== undefined && !(Number.isInteger(stepsPerSubmit) && stepsPerSubmit >= 1)) {
     throw new PhiError("usage", `stepsPerSubmit: expected an integer of at least 1, got ${stepsPerSubmit}`);
   }
-  const stopIds = new Set(options.ignoreEos ? [] : (options.stopIds ?? eosIds));
-  const vocab = Math.min(
-    sequence.runtime.architecture.vocab,
-    options.vocabularySize ?? sequence.runtime.architecture.vocab,
-  );
-  const sampler = createSampler(sampling, vocab, [...stopIds]);
+  const stopIds = [...new Set(options.ignoreEos ? [] : (options.stopIds ?? eosIds))];
+  const vocab = Math.min(architecture.vocab, options.vocabularySize ?? architecture.vocab);
+  const sampler = createSampler(sampling, vocab, stopIds);
   const generated: number[] = [];
-  const control = () => controlOf({ sampling, seed: sampler.seed ?? 0n, stopIds: [...stopIds] }, ids, vocab);
+  const control = () => controlOf({ sampling, seed: sampler.seed ?? 0n, stopIds }, ids, vocab);
   const source =
-    options.logprobs || !canSampleOnGpu(sampling, vocab, [...stopIds])
+    options.logprobs || !canSampleOnGpu(sampling, vocab, stopIds)
       ? hostSource(sequence, ids, generated, sampler, options)
       : gpuSource(sequence, ids, generated, sampler.isGreedy ? "greedy" : "sample", control, options);
   let firstTokenMs = 0;
@@ -112,7 +110,7 @@ export async function* generate(
       await source.next(0);
     }
     while (finishReason === undefined) {
-      const room = sequence.runtime.options.context - ids.length - generated.length;
+      const room = model.context - ids.length - generated.length;
       // The token after a full context needs no room of its own: it is chosen, and not run.
       const most = Math.min(maxTokens - generated.length, generated.length === 0 ? 1 : room);
       const { tokens, notFinite } = await source.next(most);
@@ -121,9 +119,9 @@ export async function* generate(
         generated.push(token.id);
         const isEnough = yield token;
         if (isEnough) finishReason = "stop";
-        else if (stopIds.has(token.id)) finishReason = "eos";
+        else if (stopIds.includes(token.id)) finishReason = "eos";
         else if (generated.length === maxTokens) finishReason = "length";
-        else if (ids.length + generated.length >= sequence.runtime.options.context) finishReason = "context";
+        else if (ids.length + generated.length >= model.context) finishReason = "context";
         else if (signal?.aborted) throw new PhiError("aborted", "stopped");
         if (finishReason !== undefined) break;
       }
